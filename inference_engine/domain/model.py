@@ -1,0 +1,107 @@
+"""What a model is: its identity, its manifest and its signature. Knows no file system and no runtime library."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import msgspec
+
+from inference_engine.domain.errors import InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+ExecutorKind = Literal["runner", "thread"]
+
+
+class ModelRef(msgspec.Struct, frozen=True, order=True):
+    """The exact identity of a model: every answer can be traced to one of these."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+def check_name(text: str, field: str = "model") -> str:
+    """Return `text` when it is a legal model or route name.
+
+    Raises:
+        InvalidRequest: when it could leave the model repository or does not match `[A-Za-z0-9][A-Za-z0-9._-]*`.
+    """
+    if not _NAME.fullmatch(text) or ".." in text:
+        raise InvalidRequest(
+            f"{field} {text[:80]!r} is not a valid name: use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, at most 128 characters",
+            param=field,
+        )
+    return text
+
+
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input or output: numpy dtype name (`bytes` for strings) and shape, where -1 is any size."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a predictive model takes and gives. The first -1 of every shape is the batch."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...] = ()
+
+    @property
+    def batched(self) -> bool:
+        """True when every tensor starts with a free dimension, so that requests can be merged."""
+        specs = self.inputs + self.outputs
+        return bool(self.inputs) and all(spec.shape and spec.shape[0] == -1 for spec in specs)
+
+
+class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The explicit steps around a model. Each step is `{use: NAME, ...options}`."""
+
+    preprocess: tuple[dict[str, Any], ...] = ()
+    postprocess: tuple[dict[str, Any], ...] = ()
+
+
+class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is run. Times are seconds unless the name says otherwise."""
+
+    executor: ExecutorKind = "runner"
+    instances: int = 1
+    threads: int = 0
+    device: str = "auto"
+    max_batch_size: int = 64
+    max_delay_ms: float = 0.0
+    queue_limit: int = 1024
+    timeout_s: float = 30.0
+    keep_alive_s: float = 300.0
+    preload: bool = False
+    pin: bool = False
+    memory_limit_mb: int | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`model.yaml`: everything the engine knows of a model before it is loaded."""
+
+    name: str
+    version: str
+    runtime: str
+    artifact: str
+    task: str = ""
+    description: str = ""
+    signature: Signature | None = None
+    pipeline: PipelineSpec = PipelineSpec()
+    execution: Execution = Execution()
+    options: dict[str, Any] = {}
+    tags: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    licence: str = ""
+    digests: dict[str, str] = {}
+
+    @property
+    def ref(self) -> ModelRef:
+        return ModelRef(self.name, self.version)

@@ -1,0 +1,32 @@
+"""Chooses the executor a manifest asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from inference_engine.domain.model import ModelRef
+from inference_engine.domain.ports import Executor, Runtime, StoredModel
+from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
+from inference_engine.infra.executors.thread import ThreadExecutor
+
+
+class Executors:
+    """`ExecutorFactory`: thread for small trusted models, else a runner process."""
+
+    def __init__(
+        self,
+        create_runtime: Callable[[str], Runtime],
+        clock: Callable[[], float],
+        on_restart: Callable[[ModelRef], None],
+        supervision: Supervision,
+    ) -> None:
+        self._create_runtime = create_runtime
+        self._clock = clock
+        self._on_restart = on_restart
+        self._supervision = supervision
+
+    def __call__(self, model: StoredModel) -> Executor:
+        manifest = model.manifest
+        if manifest.execution.executor == "thread":
+            return ThreadExecutor(model, self._create_runtime(manifest.runtime))
+        return RunnerExecutor(model, self._clock, lambda: self._on_restart(manifest.ref), self._supervision)

@@ -1,0 +1,359 @@
+"""One runner process from the server's side: spawn, handshake, requests over its socket, death. It does not restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+
+import psutil
+import structlog
+
+from inference_engine.domain.errors import InferenceFailed, ModelLoadFailed, RequestCancelled
+from inference_engine.domain.ports import BatchResult, Loaded, StoredModel
+from inference_engine.domain.requests import Generate
+from inference_engine.domain.results import Delivered, Delta, Done
+from inference_engine.domain.tensors import Array, Tensors, split
+from inference_engine.infra.runner import frames
+from inference_engine.infra.runner.arena import Arena, create_file
+from inference_engine.infra.runner.wire_tensors import pack, unpack
+
+ARENA_BYTES = 1 << 30
+_LOG_LINES = 40
+_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+_log = structlog.get_logger(__name__)
+
+
+class ProcessLost(Exception):
+    """The process died, or was killed because it hung, before it answered."""
+
+
+class _Stream:
+    """The receiving end of one generation."""
+
+    __slots__ = ("arrived", "items")
+
+    def __init__(self) -> None:
+        self.items: deque[Delta | frames.Ended | None] = deque()
+        self.arrived: asyncio.Future[None] | None = None
+
+    def put(self, item: Delta | frames.Ended | None) -> None:
+        self.items.append(item)
+        if self.arrived is not None and not self.arrived.done():
+            self.arrived.set_result(None)
+
+    async def next(self) -> Delta | frames.Ended | None:
+        while not self.items:
+            self.arrived = asyncio.get_running_loop().create_future()
+            await self.arrived
+        return self.items.popleft()
+
+
+class RunnerProcess(asyncio.Protocol):
+    """A live process and its socket. Used by one event loop."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], inbox: Arena, outbox: Arena, clock: Callable[[], float]):
+        self.popen = popen
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.last_beat_s = clock()
+        self._clock = clock
+        self._to_runner = inbox
+        self._from_runner = outbox
+        self._reader = frames.server_reader()
+        self._transport: asyncio.Transport | None = None
+        self._ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
+        self._batches: dict[int, asyncio.Future[frames.Ran]] = {}
+        self._streams: dict[int, _Stream] = {}
+        self._next_id = 0
+        self._cancelled_at: dict[int, float] = {}
+        self._log_tail: deque[str] = deque(maxlen=_LOG_LINES)
+
+    @classmethod
+    async def spawn(cls, model: StoredModel, clock: Callable[[], float], load_timeout_s: float) -> RunnerProcess:
+        """Start a process and have it load `model`; `loaded` is set when it returns.
+
+        Raises:
+            ModelError: the model cannot be loaded, or the process died or stayed silent while loading.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        in_fd, out_fd = create_file(ARENA_BYTES), create_file(ARENA_BYTES)
+        log_read, log_write = os.pipe()
+        try:
+            fds = (theirs.fileno(), in_fd, out_fd)
+            command = [sys.executable, "-m", "inference_engine.infra.runner", *map(str, fds), str(ARENA_BYTES)]
+            popen = subprocess.Popen(  # noqa: ASYNC220 - vfork: returns in about a millisecond
+                command,
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                stdout=log_write,
+                stderr=log_write,
+                env=_environment(model),
+            )
+            process = cls(popen, Arena(in_fd, ARENA_BYTES), Arena(out_fd, ARENA_BYTES), clock)
+        finally:
+            theirs.close()
+            for fd in (in_fd, out_fd, log_write):
+                os.close(fd)
+        try:
+            await process._connect(ours, log_read)
+            process._send(frames.Load(model.manifest, str(model.folder)))
+            async with asyncio.timeout(load_timeout_s):
+                process.loaded = await process._ready
+        except BaseException as error:
+            process.kill()
+            await process.ended
+            if isinstance(error, TimeoutError):
+                raise ModelLoadFailed(f"{model.manifest.ref} did not load within {load_timeout_s:g} s") from error
+            raise
+        process.last_beat_s = clock()
+        return process
+
+    loaded: Loaded
+
+    async def _connect(self, ours: socket.socket, log_read: int) -> None:
+        loop = asyncio.get_running_loop()
+        ours.setblocking(False)
+        await loop.create_connection(lambda: self, sock=ours)
+        await loop.connect_read_pipe(lambda: _LogReader(self._log_tail, self.popen.pid), os.fdopen(log_read, "rb"))
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.last_beat_s = self._clock()
+        try:
+            for frame in self._reader.feed(data):
+                self._take(frame)
+        except Exception:
+            _log.exception("runner sent what cannot be read", pid=self.popen.pid)
+            self.kill()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.kill()
+        asyncio.get_running_loop().create_task(self._bury())
+
+    async def _bury(self) -> None:
+        """Wait for the process and tell everybody who waits for it."""
+        await asyncio.to_thread(self.popen.wait)
+        if not self._ready.done():
+            self._ready.set_exception(ModelLoadFailed(self._obituary("while loading")))
+        for batch in self._batches.values():
+            if not batch.done():
+                batch.set_exception(ProcessLost(self.epitaph))
+        for stream in self._streams.values():
+            stream.put(None)
+        self._to_runner.close()
+        self._from_runner.close()
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    @property
+    def epitaph(self) -> str:
+        """How the process ended, for people."""
+        return self._obituary("while running")
+
+    def _obituary(self, when: str) -> str:
+        status = self.popen.returncode
+        how = f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"exited with {status}"
+        tail = "; ".join(self._log_tail)[-800:]
+        return f"the runner process {how} {when}" + (f"; its last words: {tail}" if tail else "")
+
+    def _take(self, frame: frames.ToServer) -> None:
+        match frame:
+            case frames.Deltas(deltas):
+                for id, delta in deltas:
+                    if stream := self._streams.get(id):
+                        stream.put(delta)
+            case frames.Ran(id):
+                batch = self._batches.get(id)
+                if batch is not None and not batch.done():
+                    batch.set_result(frame)
+                else:
+                    self._release(frame)
+            case frames.RunError(id, error):
+                batch = self._batches.get(id)
+                if batch is not None and not batch.done():
+                    batch.set_exception(error.restore())
+            case frames.Ended(id):
+                self._cancelled_at.pop(id, None)
+                if stream := self._streams.get(id):
+                    stream.put(frame)
+            case frames.Ready(loaded):
+                if not self._ready.done():
+                    self._ready.set_result(loaded)
+            case frames.LoadError(error):
+                if not self._ready.done():
+                    self._ready.set_exception(error.restore())
+            case frames.Beat():
+                pass
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def _send(self, frame: frames.ToRunner) -> None:
+        if self._transport is None or self._transport.is_closing():
+            raise ProcessLost(self.epitaph)
+        self._transport.write(frames.encode(frame))
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+        """Compute one merged batch.
+
+        Raises:
+            ProcessLost; EngineError from the runtime.
+        """
+        id = self._new_id()
+        answer: asyncio.Future[frames.Ran] = asyncio.get_running_loop().create_future()
+        self._batches[id] = answer
+        tensors, blocks = pack(parts, self._to_runner)
+        try:
+            self._send(frames.Run(id, tensors))
+            ran = await answer
+            return BatchResult(split(self._collect(ran), rows), ran.compute_s)
+        except asyncio.CancelledError:
+            self._cancel(id)
+            raise
+        finally:
+            self._forget_batch(id, answer, blocks)
+
+    def _forget_batch(self, id: int, answer: asyncio.Future[frames.Ran], blocks: list[int]) -> None:
+        """Blocks of a cancelled batch stay taken until the runner has answered: it may still be reading them."""
+        if answer.cancelled() and not self.ended.done():
+            late: asyncio.Future[frames.Ran] = asyncio.get_running_loop().create_future()
+            late.add_done_callback(lambda done: self._late_answer(id, done, blocks))
+            self._batches[id] = late
+            return
+        self._batches.pop(id, None)
+        if not self.ended.done():
+            for block in blocks:
+                self._to_runner.free(block)
+
+    def _late_answer(self, id: int, done: asyncio.Future[frames.Ran], blocks: list[int]) -> None:
+        self._batches.pop(id, None)
+        self._cancelled_at.pop(id, None)
+        if self.ended.done() or (done.exception() and isinstance(done.exception(), ProcessLost)):
+            return
+        if done.exception() is None:
+            self._release(done.result())
+        for block in blocks:
+            self._to_runner.free(block)
+
+    def _collect(self, ran: frames.Ran) -> dict[str, Array]:
+        """Outputs as arrays of our own: what lies in shared memory is copied, and the block given back."""
+        outputs = unpack(ran.tensors, self._from_runner)
+        for tensor in ran.tensors:
+            if tensor.offset >= 0:
+                outputs[tensor.name] = outputs[tensor.name].copy()
+        self._release(ran)
+        return outputs
+
+    def _release(self, ran: frames.Ran) -> None:
+        with contextlib.suppress(ProcessLost):
+            for tensor in ran.tensors:
+                if tensor.offset >= 0:
+                    self._send(frames.Release(tensor.offset))
+
+    async def generate(self, request: Generate, delivered: Delivered) -> AsyncGenerator[Delta]:
+        """Stream one generation on from `delivered`. Closing cancels it.
+
+        Raises:
+            ProcessLost; EngineError from the runtime.
+        """
+        id = self._new_id()
+        stream = self._streams[id] = _Stream()
+        finished = False
+        try:
+            self._send(frames.Start(id, request, delivered))
+            while True:
+                item = await stream.next()
+                if item is None:
+                    finished = True
+                    raise ProcessLost(self.epitaph)
+                if isinstance(item, frames.Ended):
+                    finished = True
+                    raise _end_error(item)
+                if isinstance(item, Done):
+                    finished = True
+                yield item
+                if finished:
+                    return
+        finally:
+            del self._streams[id]
+            if not finished:
+                self._cancel(id)
+
+    def _cancel(self, id: int) -> None:
+        with contextlib.suppress(ProcessLost):
+            self._send(frames.Cancel(id))
+            self._cancelled_at[id] = self._clock()
+
+    def overdue_s(self) -> float:
+        """For how long the process has been computing something that was cancelled."""
+        return self._clock() - min(self._cancelled_at.values(), default=self._clock())
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def memory_bytes(self) -> int:
+        """Memory that ending this process would return: its unshared pages (USS, from the kernel)."""
+        try:
+            return int(psutil.Process(self.popen.pid).memory_full_info().uss)
+        except psutil.Error:
+            return 0
+
+    def kill(self) -> None:
+        """End it at once, also when it is stopped or stuck."""
+        if self.popen.poll() is None:
+            self.popen.kill()
+        if self._transport is not None:
+            self._transport.close()
+
+    async def stop(self, grace_s: float) -> None:
+        """Ask it to end; after `grace_s` it is killed."""
+        with contextlib.suppress(ProcessLost):
+            self._send(frames.Stop())
+        try:
+            async with asyncio.timeout(grace_s):
+                await asyncio.shield(self.ended)
+        except TimeoutError:
+            self.kill()
+            await self.ended
+
+
+class _LogReader(asyncio.Protocol):
+    """Takes in what the runner prints: the last lines are kept for its obituary, all go to the debug log."""
+
+    def __init__(self, tail: deque[str], pid: int) -> None:
+        self._tail = tail
+        self._pid = pid
+
+    def data_received(self, data: bytes) -> None:
+        for line in data.decode(errors="replace").splitlines():
+            if line.strip():
+                self._tail.append(line.strip()[:400])
+                _log.debug("runner output", pid=self._pid, line=line)
+
+
+def _end_error(ended: frames.Ended) -> Exception:
+    if ended.error is None:
+        return InferenceFailed("the runtime ended without finishing the answer")
+    error = ended.error.restore()
+    return error if not isinstance(error, RequestCancelled) else InferenceFailed(error.message)
+
+
+def _environment(model: StoredModel) -> dict[str, str]:
+    """The server's environment without anything that looks like a secret: a model has no use for it."""
+    kept = {name: value for name, value in os.environ.items() if not any(w in name.upper() for w in _SECRET_WORDS)}
+    if model.manifest.execution.threads:
+        kept["OMP_NUM_THREADS"] = str(model.manifest.execution.threads)
+    return kept

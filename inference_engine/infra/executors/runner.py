@@ -1,0 +1,210 @@
+"""The default executor: a model in a process of its own that is watched, replaced when it dies or hangs, and resumed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+
+import msgspec
+import structlog
+
+from inference_engine.domain.errors import EngineError, ModelNotReady, RunnerLost
+from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, StoredModel
+from inference_engine.domain.requests import Generate
+from inference_engine.domain.results import Delivered, Delta, Done, TextDelta
+from inference_engine.domain.tensors import Tensors
+from inference_engine.infra.executors.process import ProcessLost, RunnerProcess
+
+_log = structlog.get_logger(__name__)
+
+
+class Supervision(msgspec.Struct, frozen=True):
+    """When a runner counts as hung and how it is replaced. All in seconds.
+
+    A process that has sent nothing, not even a heartbeat, for `hung_after_s` is killed; so is one that still computes
+    `cancel_grace_s` after it was told that nobody wants the result. Restarts come at once the
+    first time, then after `backoff_s`, doubled each time up to `max_backoff_s`, until one has lived `healthy_after_s`.
+    """
+
+    load_timeout_s: float = 600.0
+    hung_after_s: float = 5.0
+    cancel_grace_s: float = 30.0
+    check_interval_s: float = 0.5
+    backoff_s: float = 0.5
+    max_backoff_s: float = 30.0
+    healthy_after_s: float = 60.0
+    lives_per_request: int = 3
+
+
+class RunnerExecutor:
+    """`Executor` over runner processes, one alive at a time."""
+
+    batches_in_flight = 2
+
+    def __init__(
+        self,
+        model: StoredModel,
+        clock: Callable[[], float],
+        on_restart: Callable[[], None],
+        supervision: Supervision,
+    ) -> None:
+        self._model = model
+        self._clock = clock
+        self._on_restart = on_restart
+        self._supervision = supervision
+        self._process: RunnerProcess | None = None
+        self._changed = asyncio.Event()
+        self._state: ExecutorState = "starting"
+        self._error: EngineError | None = None
+        self._restarts = 0
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def start(self) -> Loaded:
+        self._process = await self._spawn()
+        self._set_state("ready")
+        self._supervisor = asyncio.get_running_loop().create_task(self._supervise(self._process))
+        return self._process.loaded
+
+    async def _spawn(self) -> RunnerProcess:
+        return await RunnerProcess.spawn(self._model, self._clock, self._supervision.load_timeout_s)
+
+    # -- work -----------------------------------------------------------------------------------------------------
+
+    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+        for _ in range(self._supervision.lives_per_request):
+            process = await self._alive()
+            try:
+                return await process.run(parts, rows)
+            except ProcessLost as lost:
+                reason = str(lost)
+        raise RunnerLost(f"{self._model.manifest.ref}: every runner that computed this request died; {reason}")
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
+        progress = _Progress()
+        deaths_without_progress = 0
+        while True:
+            process = await self._alive()
+            before = progress.tokens
+            try:
+                async with aclosing(process.generate(request, progress.delivered())) as deltas:
+                    async for delta in deltas:
+                        progress.add(delta)
+                        yield delta
+                        if isinstance(delta, Done):
+                            return
+            except ProcessLost as lost:
+                deaths_without_progress = 1 if progress.tokens > before else deaths_without_progress + 1
+                if deaths_without_progress >= self._supervision.lives_per_request:
+                    raise RunnerLost(
+                        f"{self._model.manifest.ref}: every runner that took up this answer died; {lost}"
+                    ) from lost
+
+    async def _alive(self) -> RunnerProcess:
+        """The process that takes requests now; waits while one is being replaced."""
+        while True:
+            process = self._process
+            if process is not None and not process.ended.done():
+                return process
+            if self._state == "failed" and self._error is not None:
+                raise ModelNotReady(f"{self._model.manifest.ref} is down and could not be restarted: {self._error}")
+            if self._state == "stopped":
+                raise ModelNotReady(f"{self._model.manifest.ref} has been unloaded")
+            await self._changed.wait()
+
+    # -- supervision ----------------------------------------------------------------------------------------------
+
+    def _set_state(self, state: ExecutorState) -> None:
+        self._state = state
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _supervise(self, process: RunnerProcess) -> None:
+        wait_s = 0.0
+        while True:
+            born_s = self._clock()
+            await self._watch(process)
+            self._process = None
+            self._set_state("restarting")
+            _log.warning("runner lost", model=str(self._model.manifest.ref), reason=process.epitaph)
+            if self._clock() - born_s >= self._supervision.healthy_after_s:
+                wait_s = 0.0
+            process, wait_s = await self._replace(wait_s)
+            self._process = process
+            self._set_state("ready")
+
+    async def _watch(self, process: RunnerProcess) -> None:
+        """Returns when the process has ended, by itself or killed because it hung."""
+        supervision = self._supervision
+        while not process.ended.done():
+            await asyncio.wait([process.ended], timeout=supervision.check_interval_s)
+            if process.ended.done() or not self._hung(process):
+                continue
+            # The server itself may have been held up: let it read what has come in before it judges.
+            await asyncio.wait([process.ended], timeout=supervision.check_interval_s)
+            if self._hung(process):
+                _log.warning("runner hung", model=str(self._model.manifest.ref), pid=process.popen.pid)
+                process.kill()
+                await process.ended
+
+    def _hung(self, process: RunnerProcess) -> bool:
+        return (
+            self._clock() - process.last_beat_s >= self._supervision.hung_after_s
+            or process.overdue_s() >= self._supervision.cancel_grace_s
+        )
+
+    async def _replace(self, wait_s: float) -> tuple[RunnerProcess, float]:
+        """A new process, however many attempts it takes; requests fail with a clear error in between."""
+        while True:
+            await asyncio.sleep(wait_s)
+            wait_s = min(max(self._supervision.backoff_s, wait_s * 2), self._supervision.max_backoff_s)
+            self._restarts += 1
+            self._on_restart()
+            try:
+                process = await self._spawn()
+            except EngineError as error:
+                self._error = error
+                self._set_state("failed")
+                _log.warning("runner could not be restarted", model=str(self._model.manifest.ref), error=str(error))
+                continue
+            self._error = None
+            return process, wait_s
+
+    async def stop(self, grace_s: float) -> None:
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait([self._supervisor])
+            self._supervisor = None
+        process, self._process = self._process, None
+        self._set_state("stopped")
+        if process is not None:
+            await process.stop(grace_s)
+
+    def status(self) -> ExecutorStatus:
+        process = self._process
+        return ExecutorStatus(
+            kind="runner",
+            state=self._state,
+            pid=process.popen.pid if process else None,
+            memory_bytes=process.memory_bytes() if process else 0,
+            restarts=self._restarts,
+            error=self._error.message if self._error else None,
+        )
+
+
+class _Progress:
+    """What of one generation has been handed to the caller."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._text: list[str] = []
+        self._pieces: list[str | tuple[int, ...]] = []
+
+    def add(self, delta: Delta) -> None:
+        if isinstance(delta, TextDelta):
+            self.tokens += len(delta.tokens) or 1
+            self._text.append(delta.text)
+            self._pieces.append(delta.tokens or delta.text)
+
+    def delivered(self) -> Delivered:
+        return Delivered("".join(self._text), tuple(self._pieces), self.tokens)

@@ -1,0 +1,161 @@
+"""Small trusted models inside the server process: no hop, no isolation. Same contract as the runner executor."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+from inference_engine.domain.errors import EngineError, InferenceFailed, ModelLoadFailed, ModelNotReady
+from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, Runtime, StoredModel
+from inference_engine.domain.requests import Generate
+from inference_engine.domain.results import Delivered, Delta, Done
+from inference_engine.domain.tensors import Tensors, concatenate, split
+
+_Job = tuple[Sequence[Tensors], Sequence[int], "asyncio.Future[BatchResult]"]
+
+
+class ThreadExecutor:
+    """Computes batches in one thread, and each generation in a thread of its own.
+
+    A runtime that hangs or crashes takes the server with it: that is what `executor: thread` accepts.
+    """
+
+    batches_in_flight = 1
+
+    def __init__(self, model: StoredModel, runtime: Runtime) -> None:
+        self._model = model
+        self._runtime = runtime
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._worker: threading.Thread | None = None
+        self._generating: set[_ThreadSink] = set()
+        self._state: ExecutorState = "starting"
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def start(self) -> Loaded:
+        self._loop = asyncio.get_running_loop()
+        try:
+            loaded = await asyncio.to_thread(self._runtime.load, self._model.manifest, self._model.folder)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise ModelLoadFailed(f"{self._model.manifest.artifact}: {type(error).__name__}: {error}") from error
+        self._worker = threading.Thread(target=self._work, name=str(self._model.manifest.ref), daemon=True)
+        self._worker.start()
+        self._state = "ready"
+        return loaded
+
+    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+        loop = self._running_loop()
+        answer: asyncio.Future[BatchResult] = loop.create_future()
+        self._jobs.put((parts, rows, answer))
+        return await answer
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._state != "ready" or self._loop is None:
+            raise ModelNotReady(f"{self._model.manifest.ref} has been unloaded")
+        return self._loop
+
+    def _work(self) -> None:
+        assert self._loop is not None
+        while (job := self._jobs.get()) is not None:
+            parts, rows, answer = job
+            if answer.cancelled():
+                continue
+            outcome: BatchResult | EngineError
+            try:
+                started = time.perf_counter()
+                outputs = self._runtime.run(concatenate(parts))
+                outcome = BatchResult(split(outputs, rows), time.perf_counter() - started)
+            except EngineError as error:
+                outcome = error
+            except Exception as error:
+                outcome = InferenceFailed(f"{type(error).__name__}: {error}")
+            self._loop.call_soon_threadsafe(_resolve, answer, outcome)
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
+        sink = _ThreadSink(self._running_loop())
+        self._generating.add(sink)
+        thread = threading.Thread(target=self._generate, args=(request, sink), daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = await sink.items.get()
+                if isinstance(item, EngineError):
+                    raise item
+                yield item
+                if isinstance(item, Done):
+                    return
+        finally:
+            sink.cancel()
+            self._generating.discard(sink)
+
+    def _generate(self, request: Generate, sink: _ThreadSink) -> None:
+        try:
+            self._runtime.generate(request, Delivered(), sink)
+            sink.fail(InferenceFailed("the runtime ended without finishing the answer"))
+        except EngineError as error:
+            sink.fail(error)
+        except Exception as error:
+            sink.fail(InferenceFailed(f"{type(error).__name__}: {error}"))
+        finally:
+            sink.ended.set()
+
+    async def stop(self, grace_s: float) -> None:
+        if self._state == "stopped":
+            return
+        self._state = "stopped"
+        sinks = list(self._generating)
+        for sink in sinks:
+            sink.fail(ModelNotReady(f"{self._model.manifest.ref} has been unloaded"))
+            sink.cancel()
+        self._jobs.put(None)
+        await asyncio.to_thread(self._end, sinks, grace_s)
+
+    def _end(self, sinks: list[_ThreadSink], grace_s: float) -> None:
+        for sink in sinks:
+            sink.ended.wait(grace_s)
+        if self._worker is not None:
+            self._worker.join(grace_s)
+            if self._worker.is_alive() or not all(sink.ended.is_set() for sink in sinks):
+                return  # still computing: the runtime stays open until the process ends
+        self._runtime.close()
+
+    def status(self) -> ExecutorStatus:
+        return ExecutorStatus(kind="thread", state=self._state)
+
+
+class _ThreadSink:
+    """Hands deltas from a runtime's thread to the event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._cancelled = False
+        self.items: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
+        self.ended = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def emit(self, delta: Delta) -> None:
+        if not self._cancelled:
+            self._loop.call_soon_threadsafe(self.items.put_nowait, delta)
+
+    def fail(self, error: EngineError) -> None:
+        if not self._cancelled:
+            self._loop.call_soon_threadsafe(self.items.put_nowait, error)
+
+
+def _resolve(answer: asyncio.Future[BatchResult], outcome: BatchResult | EngineError) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, EngineError):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)

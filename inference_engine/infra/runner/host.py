@@ -1,0 +1,212 @@
+"""The inside of a runner process: hosts one runtime with one loaded model and serves frames until told to stop.
+
+One thread reads frames and computes batches in turn (so that a cancelled batch behind the running one is never
+computed); each generation has a thread of its own; one thread writes deltas, one sends heartbeats.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inference_engine.domain.errors import EngineError, InferenceFailed, ModelLoadFailed
+from inference_engine.domain.ports import Runtime
+from inference_engine.domain.results import Delta
+from inference_engine.infra.runner import frames
+from inference_engine.infra.runner.arena import Arena
+from inference_engine.infra.runner.outbox import Outbox
+from inference_engine.infra.runner.wire_tensors import pack, unpack
+
+_READ_BYTES = 1 << 20
+BEAT_INTERVAL_S = 0.5
+
+
+class _RunnerSink:
+    """Where one generation puts its deltas."""
+
+    __slots__ = ("_cancelled", "_outbox", "id")
+
+    def __init__(self, id: int, outbox: Outbox) -> None:
+        self.id = id
+        self._outbox = outbox
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def emit(self, delta: Delta) -> None:
+        if not self._cancelled:
+            self._outbox.put(self.id, delta)
+
+
+class Host:
+    """Serves one socket. `create` makes the runtime named in the manifest."""
+
+    def __init__(
+        self, connection: socket.socket, inbox: Arena, outbox: Arena, create: Callable[[str], Runtime]
+    ) -> None:
+        self._socket = connection
+        self._inbox_arena = inbox
+        self._outbox_arena = outbox
+        self._create = create
+        self._reader = frames.runner_reader()
+        self._writing = threading.Lock()
+        self._outbox = Outbox(self._send)
+        self._batches: deque[frames.Run] = deque()
+        self._generations: dict[int, tuple[_RunnerSink, threading.Thread]] = {}
+        self._stopping = False
+
+    def serve(self) -> int:
+        """Load, then answer until a `Stop` frame or the server's end; returns the exit status."""
+        load = self._first_frame()
+        if load is None:
+            return 0
+        try:
+            runtime, loaded = self._load(load)
+        except EngineError as error:
+            self._send(frames.LoadError(frames.WireError.of(error)))
+            return 1
+        self._send(frames.Ready(loaded))
+        self._outbox.start()
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        while not self._stopping:
+            self._receive(runtime, wait=not self._batches)
+            if self._batches and not self._stopping:
+                self._run(runtime, self._batches.popleft())
+        self._finish(runtime)
+        return 0
+
+    def _first_frame(self) -> frames.Load | None:
+        while data := self._socket.recv(_READ_BYTES):
+            for frame in list(self._reader.feed(data)):
+                if not isinstance(frame, frames.Load):
+                    raise TypeError(f"the first frame must be Load, not {type(frame).__name__}")
+                return frame
+        return None
+
+    def _load(self, load: frames.Load) -> tuple[Runtime, Any]:
+        runtime = self._create(load.manifest.runtime)
+        try:
+            return runtime, runtime.load(load.manifest, Path(load.folder))
+        except EngineError:
+            raise
+        except Exception as error:
+            raise ModelLoadFailed(f"{load.manifest.artifact}: {type(error).__name__}: {error}") from error
+
+    def _receive(self, runtime: Runtime, *, wait: bool) -> None:
+        """Take in what has arrived; with nothing to compute, wait for something."""
+        self._socket.setblocking(wait)
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        finally:
+            self._socket.setblocking(True)
+        if not data:
+            self._stopping = True
+            return
+        for frame in self._reader.feed(data):
+            self._take(runtime, frame)
+
+    def _take(self, runtime: Runtime, frame: frames.ToRunner) -> None:
+        match frame:
+            case frames.Run():
+                self._batches.append(frame)
+            case frames.Start():
+                self._start(runtime, frame)
+            case frames.Cancel(id):
+                self._cancel(id)
+            case frames.Release(offset):
+                self._outbox_arena.free(offset)
+            case frames.Stop():
+                self._stopping = True
+            case frames.Load():
+                raise TypeError("a runner loads one model")
+
+    # -- batches --------------------------------------------------------------------------------------------------
+
+    def _run(self, runtime: Runtime, frame: frames.Run) -> None:
+        try:
+            inputs = unpack(frame.tensors, self._inbox_arena)
+            started = time.perf_counter()
+            outputs = runtime.run(inputs)
+            compute_s = time.perf_counter() - started
+            tensors, _ = pack([outputs], self._outbox_arena)
+        except EngineError as error:
+            self._send(frames.RunError(frame.id, frames.WireError.of(error)))
+        except Exception as error:
+            failed = InferenceFailed(f"{type(error).__name__}: {error}")
+            self._send(frames.RunError(frame.id, frames.WireError.of(failed)))
+        else:
+            self._send(frames.Ran(frame.id, tensors, compute_s))
+
+    # -- generations ----------------------------------------------------------------------------------------------
+
+    def _start(self, runtime: Runtime, frame: frames.Start) -> None:
+        sink = _RunnerSink(frame.id, self._outbox)
+        thread = threading.Thread(target=self._generate, args=(runtime, frame, sink), name=f"generation-{frame.id}")
+        self._generations[frame.id] = (sink, thread)
+        self._outbox.opened()
+        thread.start()
+
+    def _generate(self, runtime: Runtime, frame: frames.Start, sink: _RunnerSink) -> None:
+        error: EngineError | None = None
+        try:
+            runtime.generate(frame.request, frame.delivered, sink)
+        except EngineError as raised:
+            error = raised
+        except Exception as raised:
+            error = InferenceFailed(f"{type(raised).__name__}: {raised}")
+        finally:
+            self._generations.pop(frame.id, None)
+            self._outbox.closed(frames.Ended(frame.id, frames.WireError.of(error) if error else None))
+
+    def _cancel(self, id: int) -> None:
+        generation = self._generations.get(id)
+        if generation:
+            generation[0].cancel()
+            return
+        waiting = [batch for batch in self._batches if batch.id == id]
+        for batch in waiting:
+            self._batches.remove(batch)
+            self._send(frames.RunError(id, frames.WireError("cancelled", "cancelled before it was computed")))
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def _send(self, frame: frames.ToServer) -> None:
+        data = frames.encode(frame)
+        with self._writing:
+            try:
+                self._socket.sendall(data)
+            except OSError:
+                # The server is gone: the reading side sees the end of the stream and stops the process.
+                self._stopping = True
+
+    def _beat(self) -> None:
+        while not self._stopping:
+            self._send(frames.Beat())
+            time.sleep(BEAT_INTERVAL_S)
+
+    def _finish(self, runtime: Runtime) -> None:
+        running = list(self._generations.values())
+        for sink, _ in running:
+            sink.cancel()
+        for _, thread in running:
+            thread.join(timeout=5)
+        if not any(thread.is_alive() for _, thread in running):
+            runtime.close()
+
+
+def leave(status: int) -> None:
+    """End the process at once: libraries with threads of their own abort when the interpreter is torn down."""
+    os._exit(status)

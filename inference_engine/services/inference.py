@@ -1,0 +1,210 @@
+"""The two use cases that matter most: one prediction, one generation. Admission, routing, lease, compute, account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import msgspec
+
+from inference_engine.domain.errors import (
+    DeadlineExceeded,
+    EngineError,
+    InferenceFailed,
+    InvalidTensor,
+    UnsupportedTask,
+)
+from inference_engine.domain.ports import Telemetry
+from inference_engine.domain.requests import Call, Chat, Generate, Kind, Predict, check_generate
+from inference_engine.domain.results import Delta, Done, Prediction, Served, TextDelta
+from inference_engine.domain.tensors import Array, check_inputs
+from inference_engine.services.models import LiveModel, ModelService
+
+
+class Generation:
+    """An answer that is about to be streamed. `deltas` is owned by the caller, who closes it (`aclosing`).
+
+    Nothing is computed before the first delta is asked for; closing stops the compute.
+    """
+
+    __slots__ = ("deltas", "served")
+
+    def __init__(self, served: Served, deltas: AsyncGenerator[Delta]) -> None:
+        self.served = served
+        self.deltas = deltas
+
+
+class InferenceService:
+    """Answers requests with the models of a `ModelService`."""
+
+    def __init__(self, models: ModelService, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+        self._models = models
+        self._telemetry = telemetry
+        self._clock = clock
+
+    async def predict(self, target: str, request: Predict, call: Call) -> Prediction:
+        """Compute one request, merged with others that wait.
+
+        Raises:
+            ModelNotFound; UnsupportedTask; InvalidTensor; Unavailable; DeadlineExceeded; ModelError.
+        """
+        served = self._models.resolve(target)
+        started = self._clock()
+        outcome = "cancelled"
+        try:
+            async with self._models.lease(served.ref) as live:
+                rows = _checked_rows(live, request)
+                outputs, queue_s, compute_s = await live.batches.submit(
+                    request.inputs, rows, _deadline(live, call, started), call.priority
+                )
+                if request.outputs:
+                    outputs = _wanted(outputs, request.outputs)
+                outcome = "ok"
+                return Prediction(outputs, served, queue_s, compute_s)
+        except EngineError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._telemetry.request(served.ref, "predict", outcome, self._clock() - started)
+
+    async def generate(self, target: str, request: Generate, call: Call) -> Generation:
+        """Check and route a generation; it runs while its deltas are read.
+
+        Raises:
+            ModelNotFound; InvalidRequest. The first delta may raise UnsupportedTask, Unavailable, ModelError,
+            ContextLengthExceeded; later deltas ModelError or DeadlineExceeded.
+        """
+        check_generate(request)
+        served = self._models.resolve(target)
+        return Generation(served, self._answer(served, request, call))
+
+    async def _answer(self, served: Served, request: Generate, call: Call) -> AsyncGenerator[Delta]:
+        kind: Kind = "chat" if isinstance(request, Chat) else "complete"
+        started = self._clock()
+        first_s: float | None = None
+        outcome = "cancelled"
+        try:
+            async with self._models.lease(served.ref) as live:
+                _check_kind(live, kind)
+                async with aclosing(_choices(live, request, call, self._clock)) as deltas:
+                    async for delta in deltas:
+                        if first_s is None:
+                            first_s = self._clock()
+                            self._telemetry.first_token(served.ref, first_s - started)
+                        if isinstance(delta, Done):
+                            usage = delta.usage
+                            self._telemetry.tokens(
+                                served.ref, usage.prompt_tokens, usage.completion_tokens, self._clock() - first_s
+                            )
+                        yield delta
+            outcome = "ok"
+        except EngineError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+
+
+def _checked_rows(live: LiveModel, request: Predict) -> int:
+    _check_kind(live, "predict")
+    signature = live.signature
+    if signature is None:
+        return 1
+    check_inputs(request.inputs, signature)
+    known = {spec.name for spec in signature.outputs}
+    for name in request.outputs:
+        if name not in known:
+            raise InvalidTensor(f"output {name!r} is unknown; the model gives {sorted(known)}", param=name)
+    return next(iter(request.inputs.values())).shape[0] if signature.batched else 1
+
+
+def _check_kind(live: LiveModel, kind: Kind) -> None:
+    if kind not in live.loaded.kinds:
+        can = ", ".join(live.loaded.kinds)
+        raise UnsupportedTask(f"{live.manifest.ref} does not answer {kind} requests, it answers: {can}", param="model")
+
+
+def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    return {name: outputs[name] for name in names}
+
+
+def _deadline(live: LiveModel, call: Call, started: float) -> float:
+    own = started + live.manifest.execution.timeout_s
+    return own if call.deadline_s is None else min(own, call.deadline_s)
+
+
+async def _choices(
+    live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]
+) -> AsyncGenerator[Delta]:
+    """All choices of a request, interleaved as they come; each is one generation of its own in the executor."""
+    if request.choices == 1:
+        async with aclosing(_one(live, request, call, 0, clock)) as deltas:
+            async for delta in deltas:
+                yield delta
+        return
+    merged: asyncio.Queue[Delta | BaseException] = asyncio.Queue(maxsize=256)
+    tasks = [
+        asyncio.create_task(_forward(_one(live, _choice(request, index), call, index, clock), merged))
+        for index in range(request.choices)
+    ]
+    try:
+        open_choices = len(tasks)
+        while open_choices:
+            item = await merged.get()
+            if isinstance(item, BaseException):
+                raise item
+            open_choices -= isinstance(item, Done)
+            yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _forward(deltas: AsyncGenerator[Delta], merged: asyncio.Queue[Delta | BaseException]) -> None:
+    try:
+        async with aclosing(deltas):
+            async for delta in deltas:
+                await merged.put(delta)
+    except EngineError as error:
+        await merged.put(error)
+
+
+def _choice(request: Generate, index: int) -> Generate:
+    """The request for one of several choices: with a seed, each choice has its own."""
+    sampling = request.sampling
+    if sampling.seed is not None:
+        sampling = msgspec.structs.replace(sampling, seed=sampling.seed + index)
+    return msgspec.structs.replace(request, choices=1, sampling=sampling)
+
+
+async def _one(
+    live: LiveModel, request: Generate, call: Call, index: int, clock: Callable[[], float]
+) -> AsyncGenerator[Delta]:
+    """One choice: waits for a slot (at most the manifest's timeout), then streams until the call's deadline."""
+    await live.slots.acquire(_deadline(live, call, clock()), call.priority)
+    try:
+        async with aclosing(live.executor.generate(request)) as deltas:
+            while True:
+                delta = await _next_delta(deltas, call, clock, live)
+                if delta is None:
+                    raise InferenceFailed("the runtime ended without finishing the answer")
+                yield delta if index == 0 else msgspec.structs.replace(delta, index=index)
+                if isinstance(delta, Done):
+                    return
+    finally:
+        live.slots.release()
+
+
+async def _next_delta(
+    deltas: AsyncGenerator[Delta], call: Call, clock: Callable[[], float], live: LiveModel
+) -> Delta | None:
+    if call.deadline_s is None:
+        return await anext(deltas, None)
+    try:
+        async with asyncio.timeout(max(0.0, call.deadline_s - clock())):
+            return await anext(deltas, None)
+    except TimeoutError:
+        raise DeadlineExceeded(f"{live.manifest.ref} did not finish within the deadline of this request") from None
+

@@ -1,0 +1,385 @@
+"""The life of models on this server: adopt, load, lease, drain, unload. Knows no transport and no runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+import structlog
+
+from inference_engine.domain.errors import EngineError, ModelLoadFailed, ModelNotFound, ShuttingDown
+from inference_engine.domain.model import Manifest, ModelRef, Signature
+from inference_engine.domain.ports import (
+    BrokenModel,
+    Executor,
+    ExecutorFactory,
+    Loaded,
+    ModelRepository,
+    RouteStore,
+    StoredModel,
+    Telemetry,
+)
+from inference_engine.domain.results import Served
+from inference_engine.domain.routing import Route, Router
+from inference_engine.services.queues import BatchQueue, SlotQueue
+
+ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
+_FAILURE_MEMORY_S = 10.0
+_log = structlog.get_logger(__name__)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One model as people and tools see it. Byte counts are measured; times are UTC."""
+
+    name: str
+    version: str
+    runtime: str
+    task: str
+    state: ModelState
+    executor: str
+    pid: int | None
+    memory_bytes: int
+    size_bytes: int
+    in_flight: int
+    queued: int
+    restarts: int
+    loaded_at: datetime | None
+    last_used_at: datetime | None
+    error: Problem | None
+    description: str
+    licence: str
+    tags: tuple[str, ...]
+    capabilities: tuple[str, ...]
+    signature: Signature | None
+    context_length: int | None
+    routes: tuple[str, ...]
+
+
+class LiveModel:
+    """A loaded model with its waiting lines. Held through a `Lease`."""
+
+    __slots__ = ("batches", "executor", "loaded", "manifest", "signature", "slots")
+
+    def __init__(
+        self, manifest: Manifest, loaded: Loaded, executor: Executor, telemetry: Telemetry, clock: Callable[[], float]
+    ) -> None:
+        self.manifest = manifest
+        self.loaded = loaded
+        self.executor = executor
+        self.signature = loaded.signature or manifest.signature
+        batched = self.signature is not None and self.signature.batched
+        self.batches = BatchQueue(manifest, executor, batched, telemetry, clock)
+        self.slots = SlotQueue(manifest, loaded.concurrency, clock)
+
+
+class _Entry:
+    """What the service remembers of one model."""
+
+    def __init__(self, stored: StoredModel) -> None:
+        self.stored = stored
+        self.live: LiveModel | None = None
+        self.loading: asyncio.Task[LiveModel] | None = None
+        self.draining = False
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.changing = asyncio.Lock()
+        self.failure: tuple[EngineError, float] | None = None
+        self.loaded_at: datetime | None = None
+        self.last_used_at: datetime | None = None
+        self.used_s = 0.0
+
+
+class Lease:
+    """`async with lease as live:` keeps the model loaded for the time of one request, loading it first if need be."""
+
+    __slots__ = ("_entry", "_models")
+
+    def __init__(self, models: ModelService, entry: _Entry) -> None:
+        self._models = models
+        self._entry = entry
+
+    async def __aenter__(self) -> LiveModel:
+        entry = self._entry
+        while entry.live is None or entry.draining:
+            await self._models.make_ready(entry)
+        if entry.in_flight == 0:
+            entry.idle.clear()
+        entry.in_flight += 1
+        return entry.live
+
+    async def __aexit__(self, *_: object) -> None:
+        entry = self._entry
+        entry.in_flight -= 1
+        if entry.in_flight == 0:
+            entry.used_s = self._models.clock()
+            entry.last_used_at = datetime.now(UTC)
+            entry.idle.set()
+
+
+class ModelService:
+    """All models of this server by exact reference."""
+
+    def __init__(
+        self,
+        repository: ModelRepository,
+        executors: ExecutorFactory,
+        routes: RouteStore,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        drain_s: float = 30.0,
+    ) -> None:
+        self._repository = repository
+        self._executors = executors
+        self._route_store = routes
+        self._telemetry = telemetry
+        self.clock = clock
+        self._drain_s = drain_s
+        self._router = Router(routes.read())
+        self._entries: dict[ModelRef, _Entry] = {}
+        self._broken: list[BrokenModel] = []
+        self._closing = False
+        self._reaper: asyncio.Task[None] | None = None
+
+    # -- what exists ---------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read the repository again: new models appear, changed manifests count from the next load."""
+        found, self._broken = self._repository.scan()
+        refs = {model.manifest.ref for model in found}
+        for model in found:
+            entry = self._entries.setdefault(model.manifest.ref, _Entry(model))
+            if entry.live is None:
+                entry.stored = model
+        for ref in [ref for ref, entry in self._entries.items() if ref not in refs and entry.live is None]:
+            del self._entries[ref]
+        self._router.adopt(self._entries)
+
+    @property
+    def broken(self) -> list[BrokenModel]:
+        """Folders that look like models and could not be adopted."""
+        return self._broken
+
+    def resolve(self, target: str) -> Served:
+        """See `Router.resolve`."""
+        return self._router.resolve(target)
+
+    def routes(self) -> list[Route]:
+        return self._router.routes()
+
+    def pin_route(self, name: str, ref: ModelRef) -> None:
+        """Make a public name lead to one exact model; kept over restarts. Raises what `Router.pin` raises."""
+        self._router.pin(name, ref)
+        self._route_store.write(self._router.pinned)
+
+    def unpin_route(self, name: str) -> None:
+        """Undo `pin_route`. Raises what `Router.unpin` raises."""
+        self._router.unpin(name)
+        self._route_store.write(self._router.pinned)
+
+    def stored(self, ref: ModelRef) -> StoredModel:
+        """Manifest and folder.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        return self._entry(ref).stored
+
+    def signature(self, ref: ModelRef) -> Signature | None:
+        """What is known of its tensors: from the loaded model, else from the manifest."""
+        entry = self._entry(ref)
+        return entry.live.signature if entry.live else entry.stored.manifest.signature
+
+    def is_ready(self, ref: ModelRef) -> bool:
+        """True when a request for it would be computed without loading first."""
+        return self.status(ref).state == "ready"
+
+    def statuses(self) -> list[ModelStatus]:
+        return [self.status(ref) for ref in sorted(self._entries)]
+
+    def status(self, ref: ModelRef) -> ModelStatus:
+        """The state of one model at this moment.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        entry = self._entry(ref)
+        manifest = entry.stored.manifest
+        running = entry.live.executor.status() if entry.live else None
+        return ModelStatus(
+            name=ref.name,
+            version=ref.version,
+            runtime=manifest.runtime,
+            task=manifest.task,
+            state=_state(entry),
+            executor=manifest.execution.executor,
+            pid=running.pid if running else None,
+            memory_bytes=running.memory_bytes if running else 0,
+            size_bytes=entry.stored.size_bytes,
+            in_flight=entry.in_flight,
+            queued=entry.live.batches.waiting + entry.live.slots.waiting if entry.live else 0,
+            restarts=running.restarts if running else 0,
+            loaded_at=entry.loaded_at,
+            last_used_at=entry.last_used_at,
+            error=_problem(entry),
+            description=manifest.description,
+            licence=manifest.licence,
+            tags=manifest.tags,
+            capabilities=manifest.capabilities,
+            signature=self.signature(ref),
+            context_length=entry.live.loaded.context_length if entry.live else None,
+            routes=tuple(route.name for route in self._router.routes() if route.target == ref),
+        )
+
+    def _entry(self, ref: ModelRef) -> _Entry:
+        entry = self._entries.get(ref)
+        if entry is None:
+            raise ModelNotFound(f"model {ref} does not exist", param="model")
+        return entry
+
+    # -- load and unload -----------------------------------------------------------------------------------------
+
+    def lease(self, ref: ModelRef) -> Lease:
+        """Hold the model for one request. Raises `ModelNotFound` now, load errors when entered."""
+        return Lease(self, self._entry(ref))
+
+    async def load(self, ref: ModelRef) -> ModelStatus:
+        """Load now, even if an attempt has just failed; returns when it can answer.
+
+        Raises:
+            ModelNotFound; ModelError: why it cannot be loaded. ShuttingDown.
+        """
+        entry = self._entry(ref)
+        entry.failure = None
+        while entry.live is None or entry.draining:
+            await self.make_ready(entry)
+        return self.status(ref)
+
+    async def make_ready(self, entry: _Entry) -> None:
+        """Load once however many ask; the load goes on when the one who asked first has gone."""
+        if self._closing:
+            raise ShuttingDown("the server is shutting down: no model is loaded any more")
+        if entry.failure is not None and self.clock() - entry.failure[1] < _FAILURE_MEMORY_S:
+            raise entry.failure[0]
+        if entry.loading is None:
+            entry.loading = asyncio.get_running_loop().create_task(self._load(entry))
+            entry.loading.add_done_callback(_retrieve)
+        await asyncio.shield(entry.loading)
+
+    async def _load(self, entry: _Entry) -> LiveModel:
+        try:
+            async with entry.changing:
+                if entry.live is None:
+                    entry.live = await self._start(entry.stored)
+                    entry.loaded_at = datetime.now(UTC)
+                    entry.used_s = self.clock()
+                    entry.failure = None
+                return entry.live
+        except EngineError as error:
+            entry.failure = (error, self.clock())
+            _log.warning("model failed to load", model=str(entry.stored.manifest.ref), error=error.message)
+            raise
+        finally:
+            entry.loading = None
+
+    async def _start(self, stored: StoredModel) -> LiveModel:
+        started = self.clock()
+        await asyncio.to_thread(self._repository.verify, stored)
+        executor = self._executors(stored)
+        loaded = await executor.start()
+        _log.info("model loaded", model=str(stored.manifest.ref), seconds=round(self.clock() - started, 3))
+        return LiveModel(stored.manifest, loaded, executor, self._telemetry, self.clock)
+
+    async def unload(self, ref: ModelRef) -> int:
+        """Let work in flight finish, end the executor; returns the bytes of memory that came back.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        entry = self._entry(ref)
+        async with entry.changing:
+            return await self._end(entry)
+
+    async def _end(self, entry: _Entry) -> int:
+        live = entry.live
+        entry.failure = None
+        if live is None:
+            return 0
+        entry.draining = True
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._drain_s):
+                    await entry.idle.wait()
+            before = live.executor.status().memory_bytes
+            entry.live = None
+            await live.batches.close()
+            await live.executor.stop(grace_s=1.0)
+        finally:
+            entry.draining = False
+            entry.loaded_at = None
+        _log.info("model unloaded", model=str(entry.stored.manifest.ref), memory_returned_bytes=before)
+        return before
+
+    # -- the server's own life ------------------------------------------------------------------------------------
+
+    async def open(self, preload: Iterable[str] = ()) -> None:
+        """Adopt the repository, load what is to be preloaded, start unloading what has been idle too long."""
+        self.refresh()
+        wanted = {self.resolve(target).ref for target in preload}
+        wanted |= {ref for ref, entry in self._entries.items() if entry.stored.manifest.execution.preload}
+        self._reaper = asyncio.get_running_loop().create_task(self._unload_idle())
+        results = await asyncio.gather(*(self.load(ref) for ref in sorted(wanted)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, EngineError):
+                raise result
+
+    async def close(self) -> None:
+        """End every model; work in flight gets the drain time."""
+        self._closing = True
+        if self._reaper:
+            self._reaper.cancel()
+        loading = [entry.loading for entry in self._entries.values() if entry.loading]
+        await asyncio.gather(*loading, return_exceptions=True)
+        await asyncio.gather(*(self.unload(ref) for ref in list(self._entries)))
+
+    async def _unload_idle(self) -> None:
+        while True:
+            await asyncio.sleep(5)
+            for ref, entry in list(self._entries.items()):
+                execution = entry.stored.manifest.execution
+                kept = execution.pin or execution.keep_alive_s < 0 or entry.in_flight > 0
+                if entry.live and not kept and self.clock() - entry.used_s > execution.keep_alive_s:
+                    await self.unload(ref)
+
+
+def _retrieve(task: asyncio.Task[LiveModel]) -> None:
+    """A failed load is remembered in its entry; nobody else may be waiting for the task."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _state(entry: _Entry) -> ModelState:
+    if entry.draining:
+        return "draining"
+    if entry.live is not None:
+        state = entry.live.executor.status().state
+        return "ready" if state == "ready" else "failed" if state == "failed" else "restarting"
+    if entry.loading is not None:
+        return "loading"
+    return "failed" if entry.failure else "unloaded"
+
+
+def _problem(entry: _Entry) -> Problem | None:
+    if entry.failure is not None:
+        return Problem(entry.failure[0].code, entry.failure[0].message)
+    error = entry.live.executor.status().error if entry.live else None
+    return Problem(ModelLoadFailed.code, error) if error else None

@@ -1,0 +1,254 @@
+"""Waiting lines in front of a model: rows that are merged into batches, generations that wait for a slot.
+
+Knows limits, deadlines and priorities; not what is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable
+from itertools import count
+
+from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidRequest, QueueFull
+from inference_engine.domain.model import Manifest
+from inference_engine.domain.ports import Executor, Telemetry
+from inference_engine.domain.tensors import Array, Tensors
+
+Clock = Callable[[], float]
+
+
+class _Waiting:
+    """One predict request in line. `shape_key` is equal for requests that can share a batch."""
+
+    __slots__ = ("batch", "future", "inputs", "queued_at", "rows", "shape_key")
+
+    def __init__(
+        self, inputs: Tensors, rows: int, shape_key: object, future: asyncio.Future[Answer], queued_at: float
+    ) -> None:
+        self.inputs = inputs
+        self.rows = rows
+        self.shape_key = shape_key
+        self.future = future
+        self.queued_at = queued_at
+        self.batch: _Batch | None = None
+
+
+class _Batch:
+    """Requests that are computed together. When nobody waits for any of them, the computation is cancelled."""
+
+    __slots__ = ("items", "task")
+
+    def __init__(self, items: list[_Waiting]) -> None:
+        self.items = items
+        self.task: asyncio.Task[None] | None = None
+
+    def abandon_if_unwanted(self) -> None:
+        if self.task is not None and all(item.future.done() for item in self.items):
+            self.task.cancel()
+
+
+Answer = tuple[dict[str, Array], float, float]
+"""Outputs, seconds in the queue, seconds computing."""
+
+
+class BatchQueue:
+    """Merges waiting predict requests and keeps the executor busy.
+
+    It never idles to wait unless the manifest's `max_delay_ms` asks for it: whatever is waiting when the executor
+    has room goes out as one batch.
+    """
+
+    def __init__(self, manifest: Manifest, executor: Executor, batched: bool, telemetry: Telemetry, clock: Clock):
+        self._ref = manifest.ref
+        self._executor = executor
+        self._max_rows = manifest.execution.max_batch_size if batched else 1
+        self._batched = batched
+        self._limit = manifest.execution.queue_limit
+        self._delay_s = manifest.execution.max_delay_ms / 1000
+        self._telemetry = telemetry
+        self._clock = clock
+        self._line: list[tuple[int, int, _Waiting]] = []
+        self._order = count()
+        self._running: set[asyncio.Task[None]] = set()
+        self._pump_due: asyncio.Handle | None = None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._line)
+
+    async def submit(self, inputs: Tensors, rows: int, deadline_s: float, priority: int = 0) -> Answer:
+        """Wait in line and be computed. `deadline_s` is a reading of the clock.
+
+        Raises:
+            QueueFull: `queue_limit` requests wait already. DeadlineExceeded: not computed in time.
+            EngineError: what the runtime raised.
+        """
+        if len(self._line) >= self._limit:
+            raise QueueFull(
+                f"{self._limit} requests are waiting for {self._ref}: try again later, or raise execution.queue_limit"
+            )
+        loop = asyncio.get_running_loop()
+        now = self._clock()
+        item = _Waiting(inputs, rows, self._shape_key(inputs), loop.create_future(), now)
+        heapq.heappush(self._line, (priority, next(self._order), item))
+        expiry = loop.call_later(max(0.0, deadline_s - now), self._expire, item)
+        self._schedule_pump()
+        try:
+            return await item.future
+        except (asyncio.CancelledError, DeadlineExceeded):
+            if item.batch is not None:
+                item.batch.abandon_if_unwanted()
+            raise
+        finally:
+            expiry.cancel()
+
+    def _shape_key(self, inputs: Tensors) -> object:
+        if not self._batched:
+            return None
+        return tuple([array.shape[1:] for array in inputs.values()])
+
+    def _expire(self, item: _Waiting) -> None:
+        if not item.future.done():
+            item.future.set_exception(
+                DeadlineExceeded(f"{self._ref} did not answer within the deadline of this request")
+            )
+
+    def _schedule_pump(self) -> None:
+        if self._pump_due is not None or len(self._running) >= self._executor.batches_in_flight:
+            return
+        loop = asyncio.get_running_loop()
+        if self._delay_s and not self._running and len(self._line) < self._max_rows:
+            self._pump_due = loop.call_later(self._delay_s, self._pump)
+        else:
+            self._pump_due = loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = None
+        while self._line and len(self._running) < self._executor.batches_in_flight:
+            items = self._next_batch()
+            if not items:
+                return
+            batch = _Batch(items)
+            for item in items:
+                item.batch = batch
+            batch.task = asyncio.get_running_loop().create_task(self._compute(items))
+            self._running.add(batch.task)
+            batch.task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if self._line:
+            self._pump()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """The longest run of compatible requests from the head of the line; those nobody waits for are dropped."""
+        items: list[_Waiting] = []
+        rows = 0
+        while self._line:
+            item = self._line[0][2]
+            if item.future.done():
+                heapq.heappop(self._line)
+                continue
+            if items and (rows + item.rows > self._max_rows or item.shape_key != items[0].shape_key):
+                break
+            heapq.heappop(self._line)
+            items.append(item)
+            rows += item.rows
+        return items
+
+    async def _compute(self, items: list[_Waiting]) -> None:
+        started = self._clock()
+        rows = [item.rows for item in items]
+        try:
+            result = await self._executor.run([item.inputs for item in items], rows)
+        except EngineError as error:
+            await self._failed(items, error)
+            return
+        except asyncio.CancelledError:
+            for item in items:
+                item.future.cancel()
+            raise
+        self._telemetry.batch(self._ref, sum(rows), started - items[0].queued_at, result.compute_s)
+        for item, outputs in zip(items, result.outputs, strict=True):
+            if not item.future.done():
+                item.future.set_result((outputs, started - item.queued_at, result.compute_s))
+
+    async def _failed(self, items: list[_Waiting], error: EngineError) -> None:
+        """One bad request must not fail its neighbours: when a merged batch fails, each is tried alone."""
+        if len(items) == 1 or not isinstance(error, InferenceFailed | InvalidRequest):
+            for item in items:
+                if not item.future.done():
+                    item.future.set_exception(error)
+            return
+        for item in items:
+            if not item.future.done():
+                await self._compute([item])
+
+    async def close(self) -> None:
+        """Cancel what is running and waiting; called when the executor ends."""
+        for _, _, item in self._line:
+            item.future.cancel()
+        self._line.clear()
+        for task in tuple(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+
+class SlotQueue:
+    """Lets at most `slots` generations run together; the rest wait in order of priority, then arrival."""
+
+    def __init__(self, manifest: Manifest, slots: int, clock: Clock) -> None:
+        self._ref = manifest.ref
+        self._free = slots
+        self._limit = manifest.execution.queue_limit
+        self._clock = clock
+        self._line: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._order = count()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._line)
+
+    async def acquire(self, deadline_s: float, priority: int = 0) -> None:
+        """Take a slot; give it back with `release`.
+
+        Raises:
+            QueueFull: too many wait already. DeadlineExceeded: no slot became free in time.
+        """
+        if self._free > 0 and not self._line:
+            self._free -= 1
+            return
+        if len(self._line) >= self._limit:
+            raise QueueFull(
+                f"{self._limit} requests are waiting for {self._ref}: try again later, or raise execution.queue_limit"
+            )
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (priority, next(self._order), turn)
+        heapq.heappush(self._line, entry)
+        try:
+            async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
+                await turn
+        except TimeoutError:
+            self._leave(entry)
+            raise DeadlineExceeded(f"no free slot of {self._ref} within the deadline of this request") from None
+        except asyncio.CancelledError:
+            self._leave(entry)
+            raise
+
+    def _leave(self, entry: tuple[int, int, asyncio.Future[None]]) -> None:
+        """Give up the place in line, or the slot that was just handed over."""
+        if entry in self._line:
+            self._line.remove(entry)
+            heapq.heapify(self._line)
+        elif entry[2].done() and not entry[2].cancelled():
+            self.release()
+
+    def release(self) -> None:
+        """Hand the slot to the first in line, or free it."""
+        while self._line:
+            _, _, turn = heapq.heappop(self._line)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
