@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+import psutil
+
+from inference_engine import __version__
 from inference_engine.adapters import python_api
-from inference_engine.core.settings import Settings
-from inference_engine.domain.model import ModelRef
-from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, Telemetry
+from inference_engine.core import logging
+from inference_engine.core.settings import Origins, Settings
+from inference_engine.domain.hardware import Hardware
+from inference_engine.domain.model import Manifest
+from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
+from inference_engine.infra.hardware import detect
+from inference_engine.infra.manifest_files import manifest_yaml
 from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.routes_file import RoutesFile
 from inference_engine.infra.runtimes.catalog import EntryPointCatalog
-from inference_engine.infra.telemetry import NullTelemetry
+from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
+
+if TYPE_CHECKING:
+    from inference_engine.adapters.http.edge import Edge
+    from inference_engine.services.health import HealthService
 
 BUILTIN_MODELS = Path(__file__).parent / "infra" / "builtin_models"
 
@@ -34,31 +47,108 @@ class Application:
         repository: ModelRepository | None = None,
         executors: ExecutorFactory | None = None,
         routes: RouteStore | None = None,
-        telemetry: Telemetry | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self.clock = clock
+        self.telemetry = PrometheusTelemetry(__version__)
         self.catalog = EntryPointCatalog()
         self.repository = repository or FolderRepository(model_roots(settings))
-        telemetry = telemetry or NullTelemetry()
-
-        def restarted(ref: ModelRef) -> None:
-            telemetry.restart(ref)
-
         self.models = ModelService(
             self.repository,
-            executors or Executors(self.catalog.create, clock, restarted, Supervision()),
+            executors or Executors(self.catalog.create, clock, self.telemetry.restart, Supervision()),
             routes or RoutesFile(settings.state_dir),
-            telemetry,
+            self.telemetry,
             clock,
             settings.drain_s,
         )
-        self.inference = InferenceService(self.models, telemetry, clock)
+        self.telemetry.watch(self.models.statuses)
+        self.inference = InferenceService(self.models, self.telemetry, clock)
+
+    def system(self) -> dict[str, Any]:
+        """This machine and this process as plain values, measured now."""
+        hardware = detect()
+        runtimes = [self.catalog.describe(name) for name in self.catalog.names()]
+        return {
+            "version": __version__,
+            "python": platform.python_version(),
+            "cpu": {**msgspec.to_builtins(hardware.cpu), "cores": hardware.cpu.logical},
+            "gpus": msgspec.to_builtins(hardware.gpus),
+            "memory_total_bytes": hardware.memory.total_bytes,
+            "memory_available_bytes": hardware.memory.available_bytes,
+            "server_memory_bytes": psutil.Process().memory_info().rss,
+            "runtimes": msgspec.to_builtins(runtimes),
+        }
+
+
+def http_app(application: Application) -> tuple[Edge, HealthService]:
+    """The ASGI application over the services, and the health it reports."""
+    from inference_engine.adapters.http.app import create_app
+    from inference_engine.services.access import AccessService
+    from inference_engine.services.health import HealthService
+
+    settings = application.settings
+    health = HealthService(application.models)
+    app = create_app(
+        settings,
+        application.models,
+        application.inference,
+        AccessService(settings.api_keys, settings.api_key_header),
+        health,
+        application.telemetry.exposition,
+        application.system,
+        __version__,
+        application.clock,
+    )
+    return app, health
+
+
+def serve(settings: Settings) -> None:
+    """Serve over HTTP until SIGINT or SIGTERM, then finish what is in flight. Blocking.
+
+    Raises:
+        SettingsError: the address cannot be listened on.
+    """
+    from inference_engine.adapters.http.serving import run_server
+
+    logging.configure(settings.log_level, settings.log_format, settings.api_keys)
+    application = Application(settings)
+    app, health = http_app(application)
+    run_server(app, settings, application.models, health, __version__)
 
 
 def model_roots(settings: Settings) -> tuple[Path, ...]:
     """The folders that are searched for models, the built-in ones last so that an operator's model wins."""
     return (*settings.models, BUILTIN_MODELS) if settings.builtin_models else settings.models
+
+
+class CommandComposition:
+    """What the command line needs; see `adapters/cli/client.py`."""
+
+    version = __version__
+
+    def settings(self, flags: Mapping[str, object]) -> tuple[Settings, Origins]:
+        return Settings.load(flags, os.environ, Path.cwd())
+
+    def serve(self, settings: Settings) -> None:
+        serve(settings)
+
+    def engine(self, settings: Settings) -> python_api.Engine:
+        logging.configure("error", settings.log_format, settings.api_keys)
+        return python_api.Engine(lambda: open_async_engine(settings))
+
+    def repository(self, settings: Settings) -> ModelRepository:
+        return FolderRepository(model_roots(settings))
+
+    def runtimes(self) -> Sequence[RuntimeInfo]:
+        catalog = EntryPointCatalog()
+        return [catalog.describe(name) for name in catalog.names()]
+
+    def hardware(self) -> Hardware:
+        return detect()
+
+    def manifest_yaml(self, manifest: Manifest) -> str:
+        return manifest_yaml(manifest)
 
 
 def read_settings(flags: Mapping[str, object] | None = None) -> Settings:

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
-import structlog
 
+
+from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, ModelLoadFailed, ModelNotFound, ShuttingDown
 from inference_engine.domain.model import Manifest, ModelRef, Signature
 from inference_engine.domain.ports import (
@@ -29,7 +30,7 @@ from inference_engine.services.queues import BatchQueue, SlotQueue
 
 ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
 _FAILURE_MEMORY_S = 10.0
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Problem(msgspec.Struct, frozen=True):

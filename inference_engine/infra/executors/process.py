@@ -11,10 +11,12 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import cast
 
 import psutil
-import structlog
 
+
+from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import InferenceFailed, ModelLoadFailed, RequestCancelled
 from inference_engine.domain.ports import BatchResult, Loaded, StoredModel
 from inference_engine.domain.requests import Generate
@@ -27,7 +29,7 @@ from inference_engine.infra.runner.wire_tensors import pack, unpack
 ARENA_BYTES = 1 << 30
 _LOG_LINES = 40
 _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class ProcessLost(Exception):
@@ -125,8 +127,7 @@ class RunnerProcess(asyncio.Protocol):
     # -- asyncio.Protocol -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop has classes of its own
 
     def data_received(self, data: bytes) -> None:
         self.last_beat_s = self._clock()

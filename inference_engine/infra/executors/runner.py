@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
-import structlog
 
+
+from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, ModelNotReady, RunnerLost
 from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, StoredModel
 from inference_engine.domain.requests import Generate
@@ -16,7 +17,7 @@ from inference_engine.domain.results import Delivered, Delta, Done, TextDelta
 from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.executors.process import ProcessLost, RunnerProcess
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Supervision(msgspec.Struct, frozen=True):

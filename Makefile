@@ -1,0 +1,66 @@
+# `make run` and `make test` are all a newcomer needs; everything they need they install into .venv and node_modules.
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8000
+HOST ?= 127.0.0.1
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: run test test-all check bench console guide iris clean
+
+run: .venv/server.stamp console
+	$(BIN)/inference-engine serve --host $(HOST) --port $(PORT)
+
+test: .venv/test.stamp console
+	bash tests/services.sh
+	$(MAKE) check
+	$(BIN)/python -m pytest
+
+test-all: .venv/test.stamp console
+	bash tests/services.sh
+	$(MAKE) check
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: .venv/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/bench.stamp
+	$(BIN)/python -m benchmarks
+
+console: .venv/server.stamp
+	@$(BIN)/python hatch_build.py
+
+guide: .venv/training.stamp
+	$(BIN)/python -m training.guide
+
+iris: .venv/training.stamp
+	$(BIN)/python -m training.iris
+
+clean:
+	rm -rf .venv build dist console/node_modules inference_engine/adapters/http/console_dist
+
+.venv/pip.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	@touch $@
+
+.venv/server.stamp: .venv/pip.stamp pyproject.toml
+	@echo "Installing the server into .venv ..."
+	$(PIP) --editable .
+	@touch $@
+
+.venv/test.stamp: .venv/server.stamp
+	$(PIP) --group test --group check
+	@touch $@
+
+.venv/bench.stamp: .venv/test.stamp
+	$(PIP) --group bench
+	@touch $@
+
+.venv/training.stamp: .venv/server.stamp training/requirements.txt
+	$(PIP) torch==2.13.0
+	$(PIP) --requirement training/requirements.txt
+	@touch $@

@@ -1,0 +1,138 @@
+"""What the commands need: the sockets to the composition root and to the models, wherever these run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import msgspec
+
+if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
+    from inference_engine.core.settings import Origins, Settings
+    from inference_engine.domain.hardware import Hardware
+    from inference_engine.domain.model import Manifest
+    from inference_engine.domain.ports import ModelRepository, RuntimeInfo
+    from inference_engine.domain.results import Usage
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class TextStream(Protocol):
+    """Pieces of one answer. After the last piece `usage` and `finish_reason` are set; `close` stops the compute."""
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def finish_reason(self) -> str | None: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __next__(self) -> str: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """The Python API, as far as the commands use it (`adapters/python_api.py`)."""
+
+    def models(self) -> Sequence[msgspec.Struct]: ...
+
+    def show(self, target: str) -> tuple[msgspec.Struct, Manifest]: ...
+
+    def load(self, target: str) -> msgspec.Struct: ...
+
+    def unload(self, target: str) -> int: ...
+
+    def predict(self, target: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    def generate(self, target: str, messages: Any = None, **sampling: Any) -> TextStream: ...
+
+
+class Composition(Protocol):
+    """What the composition root does for the commands. Every method imports what it needs when it is called."""
+
+    @property
+    def version(self) -> str:
+        """The version of this program."""
+
+    def settings(self, flags: Mapping[str, object]) -> tuple[Settings, Origins]:
+        """Settings from these flags, the environment and the file. Raises `SettingsError`."""
+
+    def serve(self, settings: Settings) -> None:
+        """Serve until told to stop. Blocking."""
+
+    def engine(self, settings: Settings) -> AbstractContextManager[Engine]:
+        """The models in this process."""
+
+    def repository(self, settings: Settings) -> ModelRepository: ...
+
+    def runtimes(self) -> Sequence[RuntimeInfo]: ...
+
+    def hardware(self) -> Hardware: ...
+
+    def manifest_yaml(self, manifest: Manifest) -> str:
+        """The manifest as the text of a `model.yaml`."""
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """One model as a server's admin interface describes it; the process's own models are brought to the same shape."""
+
+    name: str
+    version: str
+    runtime: str = ""
+    task: str = ""
+    state: str = ""
+    executor: str = ""
+    pid: int | None = None
+    memory_bytes: int = 0
+    size_bytes: int = 0
+    in_flight: int = 0
+    queued: int = 0
+    restarts: int = 0
+    loaded_at: datetime | None = None
+    last_used_at: datetime | None = None
+    error: dict[str, Any] | None = None
+    description: str = ""
+    licence: str = ""
+    tags: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    signature: dict[str, Any] | None = None
+    context_length: int | None = None
+    routes: tuple[str, ...] = ()
+
+    @property
+    def target(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One output tensor in plain Python: nested lists, strings for `bytes`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: Any
+
+
+class Client(Protocol):
+    """Models in this process or on a server. All methods block and raise `EngineError`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def models(self) -> list[ModelView]: ...
+
+    def show(self, target: str) -> tuple[ModelView, Manifest]: ...
+
+    def load(self, target: str) -> ModelView: ...
+
+    def unload(self, target: str) -> int:
+        """Unload a model; the bytes of memory that came back."""
+
+    def predict(self, target: str, inputs: Mapping[str, Any]) -> list[Output]: ...
+
+    def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream: ...

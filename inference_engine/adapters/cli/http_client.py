@@ -1,0 +1,246 @@
+"""The commands' client over a running server: its admin, OpenAI and Open Inference endpoints, through httpx."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+import msgspec
+
+from inference_engine.adapters.cli.client import Messages, ModelView, Output
+from inference_engine.core.yaml_source import suggestion
+from inference_engine.domain.errors import (
+    DeadlineExceeded,
+    EngineError,
+    InferenceFailed,
+    InvalidTensor,
+    ModelNotFound,
+    Unauthenticated,
+    Unavailable,
+    error_from_code,
+)
+from inference_engine.domain.model import Manifest
+from inference_engine.domain.results import Usage
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_CONNECT_TIMEOUT_S = 5.0
+_READ_TIMEOUT_S = 900.0  # a first answer may wait for a model of many gigabytes to load
+_DATATYPES = {"bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "float32": "FP32", "float64": "FP64"} | {
+    f"{sign}int{bits}": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+_DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
+
+
+class HttpClient:
+    """A `Client` of the server at `url`. `transport` replaces the network in tests."""
+
+    def __init__(self, url: str, api_key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.Client(
+            base_url=self._url,
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            transport=transport,
+            trust_env=False,  # a proxy meant for the internet must not see requests to this server
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def models(self) -> list[ModelView]:
+        answer = self._json("GET", "/admin/models")
+        return msgspec.convert(answer["models"], list[ModelView])
+
+    def show(self, target: str) -> tuple[ModelView, Manifest]:
+        answer = self._json("GET", self._admin(target))
+        return msgspec.convert(answer, ModelView), msgspec.convert(answer["manifest"], Manifest)
+
+    def load(self, target: str) -> ModelView:
+        return msgspec.convert(self._json("POST", self._admin(target) + "/load"), ModelView)
+
+    def unload(self, target: str) -> int:
+        return int(self._json("POST", self._admin(target) + "/unload").get("memory_returned_bytes", 0))
+
+    def predict(self, target: str, inputs: Mapping[str, Any]) -> list[Output]:
+        view = self._resolve(target)
+        if view.signature is None:
+            view = self.load(target)
+        dtypes = {spec["name"]: spec["dtype"] for spec in (view.signature or {}).get("inputs", ())}
+        body = {"inputs": [_tensor(name, value, dtypes) for name, value in inputs.items()]}
+        name, _, version = target.partition(":")
+        path = f"/v2/models/{name}/versions/{version}/infer" if version else f"/v2/models/{name}/infer"
+        return [_output(item) for item in self._json("POST", path, body)["outputs"]]
+
+    def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> HttpStream:
+        body = {
+            "model": target,
+            "messages": list(messages),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **sampling,
+        }
+        return HttpStream(self, self._http.build_request("POST", "/v1/chat/completions", json=body))
+
+    def send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
+        """Send a request; a status that tells of a failure becomes an `EngineError`."""
+        try:
+            response = self._http.send(request, stream=stream)
+            if response.is_error:
+                response.read()
+        except httpx.TransportError as error:
+            raise _lost(self._url, error) from None
+        if response.is_error:
+            raise _failure(response)
+        return response
+
+    def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        response = self.send(self._http.build_request(method, path, json=body))
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise InferenceFailed(
+                f"{self._url}{path} did not answer with a JSON object: is it an inference-engine server?"
+            )
+        return answer
+
+    def _resolve(self, target: str) -> ModelView:
+        models = self.models()
+        for model in models:
+            if target == model.target or target in model.routes:
+                return model
+        known = {model.target for model in models} | {route for model in models for route in model.routes}
+        raise ModelNotFound(f"the server at {self._url} has no model {target!r}: {suggestion(target, known)}")
+
+    def _admin(self, target: str) -> str:
+        name, colon, version = target.partition(":")
+        if not colon:
+            model = self._resolve(target)
+            name, version = model.name, model.version
+        return f"/admin/models/{name}/{version}"
+
+
+class HttpStream:
+    """The pieces of one streamed chat answer. The request is sent when the first piece is wanted."""
+
+    def __init__(self, client: HttpClient, request: httpx.Request) -> None:
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self._pieces = self._read(client, request)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop: closing the connection stops the compute."""
+        self._pieces.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _read(self, client: HttpClient, request: httpx.Request) -> Generator[str]:
+        response = client.send(request, stream=True)
+        try:
+            for line in response.iter_lines():
+                data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+                if data == "[DONE]":
+                    return
+                if data:
+                    yield from self._piece(json.loads(data))
+        except httpx.TransportError as error:
+            raise _lost(str(request.url.copy_with(raw_path=b"/")).rstrip("/"), error) from None
+        finally:
+            response.close()
+        raise InferenceFailed("the answer ended before it was complete: the connection was closed")
+
+    def _piece(self, event: dict[str, Any]) -> Iterator[str]:
+        if event.get("error"):
+            error = event["error"]
+            raise error_from_code(str(error.get("code") or ""), str(error.get("message") or error))
+        if usage := event.get("usage"):
+            details = usage.get("prompt_tokens_details") or {}
+            self.usage = Usage(
+                usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), details.get("cached_tokens", 0)
+            )
+        for choice in event.get("choices", ()):
+            self.finish_reason = choice.get("finish_reason") or self.finish_reason
+            if text := (choice.get("delta") or {}).get("content"):
+                yield text
+
+
+def _lost(url: str, error: httpx.TransportError) -> EngineError:
+    if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
+        return DeadlineExceeded(f"the server at {url} did not answer within {_READ_TIMEOUT_S:g} s")
+    return Unavailable(f"the server at {url} cannot be reached ({error}): is it running? Start one with `serve`")
+
+
+def _failure(response: httpx.Response) -> EngineError:
+    """The error in whichever shape the server answered: OpenAI's object or the bare text of Open Inference."""
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = f"the server answered {response.status_code} {response.reason_phrase}"
+    if response.status_code == httpx.codes.UNAUTHORIZED:
+        return Unauthenticated("the server wants an API key: set INFERENCE_ENGINE_API_KEY or give --api-key")
+    if isinstance(error, dict):
+        return error_from_code(
+            str(error.get("code") or ""), str(error.get("message") or error), param=error.get("param")
+        )
+    return error_from_code("model_not_found" if response.status_code == httpx.codes.NOT_FOUND else "", str(error))
+
+
+def _tensor(name: str, value: Any, dtypes: Mapping[str, str]) -> dict[str, Any]:
+    if dtypes and name not in dtypes:
+        raise InvalidTensor(f"input {name!r} is unknown; the model takes {sorted(dtypes)}", param=name)
+    shape, data = _flat(name, value)
+    dtype = dtypes.get(name) or _guess(data)
+    return {"name": name, "datatype": _DATATYPES.get(dtype, dtype), "shape": shape, "data": data}
+
+
+def _flat(name: str, value: Any) -> tuple[list[int], list[Any]]:
+    """Shape and row-major elements of nested lists."""
+    if not isinstance(value, list):
+        return [], [value]
+    parts = [_flat(name, item) for item in value]
+    if any(shape != parts[0][0] for shape, _ in parts):
+        raise InvalidTensor(f"input {name!r} is ragged: all its rows must have the same length", param=name)
+    inner = parts[0][0] if parts else []
+    return [len(value), *inner], [element for _, data in parts for element in data]
+
+
+def _guess(data: list[Any]) -> str:
+    kinds = {type(element) for element in data}
+    if kinds <= {bool}:
+        return "bool"
+    if kinds <= {str}:
+        return "bytes"
+    return "int64" if kinds <= {int} else "float32"
+
+
+def _output(item: dict[str, Any]) -> Output:
+    shape = tuple(item["shape"])
+    return Output(item["name"], _DTYPES.get(item["datatype"], item["datatype"]), shape, _nested(item["data"], shape))
+
+
+def _nested(data: list[Any], shape: tuple[int, ...]) -> Any:
+    """Row-major elements as nested lists; data that is nested already stays as it is."""
+    if not shape:
+        return data[0] if data else None
+    if len(shape) == 1 or (data and isinstance(data[0], list)):
+        return data
+    step = len(data) // shape[0] if shape[0] else 0
+    return [_nested(data[row * step : (row + 1) * step], shape[1:]) for row in range(shape[0])]

@@ -1,0 +1,64 @@
+"""The commands' client over the models in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from inference_engine.adapters.cli.client import Engine, Messages, ModelView, Output, TextStream
+
+if TYPE_CHECKING:
+    from inference_engine.domain.model import Manifest
+
+
+class LocalClient:
+    """A `Client` that owns an engine for as long as it is entered."""
+
+    def __init__(self, engine: AbstractContextManager[Engine]) -> None:
+        self._owner = engine
+
+    def __enter__(self) -> Self:
+        self._engine = self._owner.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._owner.__exit__(None, None, None)
+
+    def models(self) -> list[ModelView]:
+        return [_view(status) for status in self._engine.models()]
+
+    def show(self, target: str) -> tuple[ModelView, Manifest]:
+        status, manifest = self._engine.show(target)
+        return _view(status), manifest
+
+    def load(self, target: str) -> ModelView:
+        return _view(self._engine.load(target))
+
+    def unload(self, target: str) -> int:
+        return self._engine.unload(target)
+
+    def predict(self, target: str, inputs: Mapping[str, Any]) -> list[Output]:
+        outputs = self._engine.predict(target, inputs)
+        return [_output(name, array) for name, array in outputs.items()]
+
+    def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream:
+        return self._engine.generate(target, messages, **sampling)
+
+
+def _view(status: msgspec.Struct) -> ModelView:
+    return msgspec.convert(msgspec.to_builtins(status), ModelView)
+
+
+def _output(name: str, array: Any) -> Output:
+    from inference_engine.domain.tensors import dtype_name
+
+    return Output(name, dtype_name(array), tuple(array.shape), _plain(array.tolist()))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, list):
+        return [_plain(item) for item in data]
+    return data.decode("utf-8", "backslashreplace") if isinstance(data, bytes) else data

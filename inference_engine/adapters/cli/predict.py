@@ -1,0 +1,83 @@
+"""The command `predict`: tensors in as JSON, tensors out as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from inference_engine.adapters.cli.client import Client, Output
+from inference_engine.adapters.cli.options import Session, client_options, pass_session
+from inference_engine.adapters.cli.output import print_json, print_table, spinner
+
+_CELL = 60
+_EXAMPLE = """'{"input": [[5.1, 3.5, 1.4, 0.2]]}'"""
+
+
+@click.command()
+@click.argument("model")
+@click.option("--input", "-i", "source", required=True, metavar="JSON|@FILE|-", help=f"The inputs by name: {_EXAMPLE}.")
+@client_options
+@pass_session
+def predict(session: Session, model: str, source: str, connect: Callable[[], Client]) -> None:
+    """Compute the outputs of MODEL for one batch of inputs."""
+    inputs = read_inputs(source)
+    with connect() as client:
+        with spinner(f"loading {model}"):
+            view = client.load(model)
+        outputs = client.predict(model, inputs)
+    if session.json:
+        print_json({"model": view.target, "outputs": outputs})
+    else:
+        _print(outputs)
+
+
+def read_inputs(source: str) -> dict[str, Any]:
+    """The inputs from JSON text, from `@FILE`, or from stdin (`-`).
+
+    Raises:
+        click.BadParameter: it cannot be read, or is not a JSON object of inputs by name.
+    """
+    try:
+        if source == "-":
+            source = sys.stdin.read()
+        elif source.startswith("@"):
+            source = Path(source[1:]).read_text(encoding="utf-8")
+        inputs = json.loads(source, parse_constant=_no_constant)
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"cannot be read: {error}", param_hint="--input") from None
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"is not JSON: {error}; write it as {_EXAMPLE}", param_hint="--input") from None
+    if not isinstance(inputs, dict) or not inputs:
+        raise click.BadParameter(f"must name every input, as in {_EXAMPLE}", param_hint="--input")
+    return inputs
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _print(outputs: list[Output]) -> None:
+    rows = {output.shape[0] if output.shape else None for output in outputs}
+    if len(rows) == 1 and None not in rows:
+        head = [f"{output.name} {output.dtype}{list(output.shape[1:]) or ''}" for output in outputs]
+        cells = zip(*(output.data for output in outputs), strict=True)
+        print_table(("ROW", *head), [(str(index), *map(_cell, row)) for index, row in enumerate(cells)])
+        return
+    table = [(output.name, output.dtype, str(list(output.shape)), _cell(output.data)) for output in outputs]
+    print_table(("OUTPUT", "DTYPE", "SHAPE", "DATA"), table)
+
+
+def _cell(value: Any) -> str:
+    text = _text(value)
+    return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_text(item) for item in value[:_CELL]) + "]"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,178 @@
+"""The outermost ASGI callable: what every HTTP request meets, and the short way to the hot endpoints.
+
+It gives request ids, answers CORS, authenticates, turns every error into the dialect's shape, and logs. It knows that
+there are dialects, not what they say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from itertools import count
+from secrets import token_hex
+from typing import Protocol
+
+import msgspec
+
+from inference_engine.adapters.http.cors import Cors
+from inference_engine.adapters.http.endpoints import Dialect, Endpoint, ErrorAnswer, HotTable
+from inference_engine.adapters.http.exchange import ClientGone, Exchange, HttpError, Message, Receive, Scope, Send
+from inference_engine.core.logging import get_logger
+from inference_engine.domain.errors import EngineError, InferenceFailed, RequestCancelled
+from inference_engine.services.access import AccessService
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_log = get_logger(__name__)
+
+
+class EdgeOptions(msgspec.Struct, frozen=True):
+    """What an operator can set of the edge."""
+
+    version: str
+    max_body_bytes: int = 64 << 20
+    cors_origins: tuple[str, ...] = ()
+    root_path: str = ""
+    access_log: bool = False
+
+
+class CoolApp(Protocol):
+    """Answers what is not hot; made on first need, because the framework behind it is slow to import."""
+
+    async def __call__(self, exchange: Exchange, receive: Receive, send: Send) -> None: ...
+
+
+class Edge:
+    """An ASGI application. `dialects` come in order of precedence: the last one owns the paths that no other claims."""
+
+    def __init__(
+        self, dialects: tuple[Dialect, ...], access: AccessService, options: EdgeOptions, cool: CoolApp | None = None
+    ) -> None:
+        self._dialects = dialects
+        self._hot = HotTable(dialects)
+        self._access = access
+        self._cors = Cors(options.cors_origins, guard=not access.has_keys)
+        self._root = options.root_path
+        self._access_log = options.access_log
+        self._max_body_bytes = options.max_body_bytes
+        self._headers = ((b"x-inference-engine", options.version.encode("latin-1")),)
+        self._id_prefix = token_hex(8).encode()
+        self._ids = count(1)
+        self.cool = cool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await _other(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id")
+        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
+            request_id = b"%b%08x" % (self._id_prefix, next(self._ids))
+        path: str = scope["path"]
+        if self._root and path.startswith(self._root + "/"):
+            path = path[len(self._root) :]
+        exchange = Exchange(
+            scope, receive, send, path, headers, request_id, self._headers, self._max_body_bytes
+        )
+        if self._access_log:
+            await self._logged(exchange, receive, send)
+        else:
+            await self._answer(exchange, receive, send)
+
+    async def _answer(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        dialect = None
+        try:
+            if b"origin" in exchange.headers and await self._cors.answered(exchange):
+                return
+            method = exchange.method
+            found = self._hot.find("GET" if method == "HEAD" else method, exchange.path)
+            if found is None:
+                exchange.principal = self._access.authenticate(exchange.headers)
+                if self.cool is None:
+                    raise HttpError(404, "not_found", f"there is nothing at {exchange.path[:200]}")
+                await self.cool(exchange, receive, send)
+                return
+            endpoint, dialect, exchange.path_params = found
+            if not endpoint.public:
+                exchange.principal = self._access.authenticate(exchange.headers)
+            await endpoint.handler(exchange)
+        except (Exception, asyncio.CancelledError) as error:
+            await self._failed(exchange, dialect or self.dialect_of(exchange.path), error)
+        finally:
+            exchange.close()
+
+    async def run(self, endpoint: Endpoint, dialect: Dialect, exchange: Exchange) -> None:
+        """Run a cool endpoint: errors are answered in its dialect and never reach the framework."""
+        try:
+            await endpoint.handler(exchange)
+        except (Exception, asyncio.CancelledError) as error:
+            await self._failed(exchange, dialect, error)
+
+    def dialect_of(self, path: str) -> Dialect:
+        """The dialect whose error shape belongs to a path."""
+        for dialect in self._dialects:
+            if path.startswith(dialect.prefixes):
+                return dialect
+        return self._dialects[-1]
+
+    # -- when it fails -------------------------------------------------------------------------------------------
+
+    async def _failed(self, exchange: Exchange, dialect: Dialect, error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if not exchange.gone or task is None:
+                raise error
+            task.uncancel()
+            exchange.status = exchange.status or 499
+        elif isinstance(error, ClientGone):
+            exchange.status = 499
+        elif exchange.status:
+            # A dialect ends its own streams; what comes here broke in the middle of an answer: the server cuts it.
+            _log.error("answer broken off", request_id=exchange.request_id.decode("latin-1"), exc_info=error)
+            raise error
+        else:
+            answer = self._error_answer(exchange, dialect, error)
+            await exchange.respond(answer.status, answer.body, headers=answer.headers)
+
+    def _error_answer(self, exchange: Exchange, dialect: Dialect, error: BaseException) -> ErrorAnswer:
+        if isinstance(error, EngineError | HttpError):
+            return dialect.render_error(error)
+        request_id = exchange.request_id.decode("latin-1")
+        _log.error("unexpected error", request_id=request_id, path=exchange.path, exc_info=error)
+        return dialect.render_error(
+            HttpError(500, "internal_error", f"the server failed unexpectedly; its log says more under {request_id}")
+        )
+
+    # -- the access log ------------------------------------------------------------------------------------------
+
+    async def _logged(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            await self._answer(exchange, receive, send)
+        finally:
+            principal = getattr(exchange, "principal", None)
+            _log.info(
+                "request",
+                method=exchange.method,
+                path=exchange.path,
+                status=exchange.status,
+                seconds=round(time.perf_counter() - started, 6),
+                request_id=exchange.request_id.decode("latin-1"),
+                key=principal.key_id if principal else None,
+                client=exchange.scope["client"][0] if exchange.scope.get("client") else None,
+            )
+
+
+async def _other(scope: Scope, receive: Receive, send: Send) -> None:
+    """Lifespan is agreed to (the composition root opens and closes the services); WebSockets are refused for now."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    while True:
+        message: Message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

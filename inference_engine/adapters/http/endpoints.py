@@ -1,0 +1,110 @@
+"""What a dialect is made of: endpoints, how its errors look, and what its documentation says. Knows no dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from inference_engine.adapters.http.exchange import Exchange, Header, HttpError
+from inference_engine.domain.errors import EngineError
+
+Handler = Callable[[Exchange], Awaitable[None]]
+Method = Literal["GET", "POST", "PUT", "DELETE"]
+
+
+class ErrorAnswer(NamedTuple):
+    """An error in a dialect's own shape."""
+
+    status: int
+    body: bytes
+    headers: tuple[Header, ...] = ()
+
+
+class Doc(msgspec.Struct, frozen=True):
+    """What OpenAPI tells of an endpoint. `request` and `response` are msgspec types, the examples plain values."""
+
+    summary: str
+    description: str = ""
+    request: Any = None
+    request_examples: dict[str, Any] = {}
+    response: Any = None
+    response_example: Any = None
+    response_type: str = "application/json"
+    errors: tuple[int, ...] = ()
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One path and what answers it. `path` may hold `{name}` segments, and end in `{name:path}`.
+
+    A `hot` endpoint is dispatched by the edge itself. A `public` one (it must be hot) needs no key.
+    """
+
+    method: Method
+    path: str
+    handler: Handler
+    doc: Doc | None = None
+    hot: bool = False
+    public: bool = False
+
+
+class Dialect(msgspec.Struct, frozen=True):
+    """A family of endpoints that speaks one language. `prefixes` are the paths whose errors have its shape."""
+
+    name: str
+    prefixes: tuple[str, ...]
+    render_error: Callable[[EngineError | HttpError], ErrorAnswer]
+    endpoints: tuple[Endpoint, ...]
+
+
+class Found(NamedTuple):
+    endpoint: Endpoint
+    dialect: Dialect
+    params: dict[str, str]
+
+
+_Candidate = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], Endpoint, Dialect]
+
+
+class HotTable:
+    """Finds hot endpoints by method and path, without a regular expression."""
+
+    def __init__(self, dialects: tuple[Dialect, ...]) -> None:
+        self._exact: dict[tuple[str, str], Found] = {}
+        self._shaped: dict[tuple[str, int, str], list[_Candidate]] = {}
+        self._prefixed: list[tuple[str, str, str, Endpoint, Dialect]] = []
+        for dialect in dialects:
+            for endpoint in dialect.endpoints:
+                if endpoint.hot:
+                    self._add(endpoint, dialect)
+
+    def _add(self, endpoint: Endpoint, dialect: Dialect) -> None:
+        parts = endpoint.path.split("/")
+        if parts[-1].endswith(":path}"):
+            prefix = "/".join(parts[:-1]) + "/"
+            self._prefixed.append((endpoint.method, prefix, parts[-1][1:-6], endpoint, dialect))
+        elif "{" not in endpoint.path:
+            self._exact[endpoint.method, endpoint.path] = Found(endpoint, dialect, {})
+        else:
+            fixed = tuple((i, part) for i, part in enumerate(parts) if not part.startswith("{"))
+            free = tuple((i, part[1:-1]) for i, part in enumerate(parts) if part.startswith("{"))
+            key = (endpoint.method, len(parts), parts[1])
+            self._shaped.setdefault(key, []).append((fixed, free, endpoint, dialect))
+
+    def find(self, method: str, path: str) -> Found | None:
+        """The hot endpoint for a request, or None."""
+        found = self._exact.get((method, path))
+        if found is not None:
+            return found
+        parts = path.split("/")
+        for fixed, free, endpoint, dialect in self._shaped.get((method, len(parts), parts[1]), ()):
+            for i, part in fixed:
+                if parts[i] != part:
+                    break
+            else:
+                return Found(endpoint, dialect, {name: parts[i] for i, name in free})
+        for wanted, prefix, name, endpoint, dialect in self._prefixed:
+            if wanted == method and path.startswith(prefix):
+                return Found(endpoint, dialect, {name: path[len(prefix) :]})
+        return None

@@ -1,0 +1,130 @@
+"""Gathers deltas into whole choices, and runs several prompts as one answer. Knows the domain, no JSON."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import msgspec
+
+from inference_engine.adapters.http.openai import wire
+from inference_engine.domain.results import Delta, Done, PositionLogprobs, TextDelta, Usage
+
+_WAITING_DELTAS = 64
+
+
+class Choice:
+    """One choice while it grows."""
+
+    __slots__ = ("done", "logprobs", "texts")
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.logprobs: list[PositionLogprobs] = []
+        self.done: Done | None = None
+
+    def add(self, delta: Delta) -> None:
+        if isinstance(delta, Done):
+            self.done = delta
+        else:
+            self.texts.append(delta.text)
+            self.logprobs.extend(delta.logprobs)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def reason(self) -> str:
+        return self.done.reason if self.done else "stop"
+
+
+class Tally:
+    """Adds up the usage of an answer. The prompt counts once for all `per_prompt` choices that continue it."""
+
+    def __init__(self, per_prompt: int) -> None:
+        self._per_prompt = per_prompt
+        self._prompts: dict[int, Usage] = {}
+        self._completion_tokens = 0
+
+    def add(self, done: Done) -> None:
+        self._prompts.setdefault(done.index // self._per_prompt, done.usage)
+        self._completion_tokens += done.usage.completion_tokens
+
+    def usage(self) -> wire.Usage:
+        prompt = sum(usage.prompt_tokens for usage in self._prompts.values())
+        cached = sum(usage.cached_tokens for usage in self._prompts.values())
+        total = prompt + self._completion_tokens
+        return wire.Usage(prompt, self._completion_tokens, total, wire.PromptDetails(cached))
+
+
+async def merged(parts: Sequence[AsyncGenerator[Delta]], per_part: int) -> AsyncGenerator[Delta]:
+    """Deltas of several generations as they come; the choices of part i are moved to `i * per_part` and on.
+
+    Closing it closes all of them. The first error ends them all.
+    """
+    arrived: asyncio.Queue[Delta | Exception | None] = asyncio.Queue(_WAITING_DELTAS)
+    tasks = [asyncio.create_task(_forward(part, arrived, i * per_part)) for i, part in enumerate(parts)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for part in parts:  # one whose task never began is still open
+            await part.aclose()
+
+
+async def _forward(
+    part: AsyncGenerator[Delta], arrived: asyncio.Queue[Delta | Exception | None], first: int
+) -> None:
+    try:
+        async with aclosing(part):
+            async for delta in part:
+                await arrived.put(msgspec.structs.replace(delta, index=delta.index + first) if first else delta)
+        await arrived.put(None)
+    except Exception as error:  # handed to the one reader, which raises it
+        await arrived.put(error)
+
+
+def text_logprobs(positions: Sequence[PositionLogprobs], offset: int, top: bool) -> wire.CompletionLogprobs:
+    """Logprobs as completions write them; `offset` is where the first token starts in the text of its choice."""
+    found = wire.CompletionLogprobs(top_logprobs=[] if top else None)
+    for position in positions:
+        chosen = position.chosen
+        found.tokens.append(chosen.token)
+        found.token_logprobs.append(chosen.logprob)
+        found.text_offset.append(offset)
+        offset += len(chosen.token)
+        if found.top_logprobs is not None:
+            found.top_logprobs.append({other.token: other.logprob for other in position.top})
+    return found
+
+
+def chat_logprobs(positions: Sequence[PositionLogprobs]) -> wire.ChatLogprobs:
+    """Logprobs as chat completions write them."""
+    return wire.ChatLogprobs(
+        [
+            wire.ContentLogprob(
+                position.chosen.token,
+                position.chosen.logprob,
+                list(position.chosen.raw),
+                [wire.TokenLogprob(other.token, other.logprob, list(other.raw)) for other in position.top],
+            )
+            for position in positions
+        ]
+    )
+
+
+def delta_chars(delta: TextDelta) -> int:
+    """How far a delta's tokens move `text_offset`."""
+    return sum(len(position.chosen.token) for position in delta.logprobs)

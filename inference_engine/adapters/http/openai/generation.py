@@ -1,0 +1,119 @@
+"""POST /v1/chat/completions and /v1/completions: decode, generate, answer whole or as a stream. A hot path."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+
+from inference_engine.adapters.http.calls import Calls, served_headers
+from inference_engine.adapters.http.decoding import decode
+from inference_engine.adapters.http.exchange import Exchange, HttpError
+from inference_engine.adapters.http.openai import requests, wire
+from inference_engine.adapters.http.openai.answers import DONE, ChatWriter, TextWriter, Writer
+from inference_engine.adapters.http.openai.choices import Choice, Tally, merged
+from inference_engine.adapters.http.openai.errors import body_of
+from inference_engine.core.logging import get_logger
+from inference_engine.domain.errors import EngineError, InferenceFailed, InvalidRequest
+from inference_engine.domain.results import Delta, Done, Served
+from inference_engine.services.inference import InferenceService
+
+_CHAT = msgspec.json.Decoder(wire.ChatRequest)
+_COMPLETION = msgspec.json.Decoder(wire.CompletionRequest)
+_log = get_logger(__name__)
+
+
+class Generations:
+    """The two endpoints. `default_model` answers requests that name none; `fingerprint` names this server."""
+
+    def __init__(self, inference: InferenceService, calls: Calls, default_model: str | None, fingerprint: str) -> None:
+        self._inference = inference
+        self._calls = calls
+        self._default_model = default_model
+        self._fingerprint = fingerprint
+
+    async def chat(self, exchange: Exchange) -> None:
+        body = decode(_CHAT, await exchange.body())
+        request = requests.chat(body)
+        generation = await self._inference.generate(self._target(body), request, self._calls.of(exchange))
+        writer = ChatWriter(generation.served, self._fingerprint, bool(body.logprobs))
+        await _answer(exchange, body, generation.served, generation.deltas, writer, request.choices, 1)
+
+    async def completions(self, exchange: Exchange) -> None:
+        body = decode(_COMPLETION, await exchange.body())
+        wanted = requests.completions(body)
+        target, call = self._target(body), self._calls.of(exchange)
+        generations = [await self._inference.generate(target, request, call) for request in wanted]
+        served, choices = generations[0].served, wanted[0].choices
+        deltas = generations[0].deltas
+        if len(generations) > 1:
+            deltas = merged([generation.deltas for generation in generations], choices)
+        writer = TextWriter(served, self._fingerprint, body.logprobs)
+        await _answer(exchange, body, served, deltas, writer, choices, len(wanted))
+
+    def _target(self, body: wire.Common) -> str:
+        target = body.model or self._default_model
+        if target is None:
+            raise InvalidRequest("model is missing: name one of GET /v1/models", param="model")
+        return target
+
+
+async def _answer(
+    exchange: Exchange,
+    body: wire.Common,
+    served: Served,
+    deltas: AsyncGenerator[Delta],
+    writer: Writer,
+    per_prompt: int,
+    prompts: int,
+) -> None:
+    """Read all deltas; when the client leaves, this task is cancelled and `deltas` is closed, which ends the compute."""
+    async with aclosing(deltas):
+        exchange.cancel_when_gone()
+        tally = Tally(per_prompt)
+        if body.stream:
+            usage = bool(body.stream_options and body.stream_options.include_usage)
+            await _stream(exchange, served, deltas, writer, tally, per_prompt * prompts, usage)
+            return
+        choices = [Choice() for _ in range(per_prompt * prompts)]
+        async for delta in deltas:
+            choices[delta.index].add(delta)
+            if isinstance(delta, Done):
+                tally.add(delta)
+    await exchange.respond(200, writer.whole(choices, tally), headers=served_headers(served), compress=True)
+
+
+async def _stream(
+    exchange: Exchange,
+    served: Served,
+    deltas: AsyncGenerator[Delta],
+    writer: Writer,
+    tally: Tally,
+    choices: int,
+    usage: bool,
+) -> None:
+    """An error before the first delta is an HTTP error; a later one is the stream's last event."""
+    first = await anext(deltas, None)
+    if first is None:
+        raise InferenceFailed("the model ended without an answer")
+    await exchange.start_events(served_headers(served))
+    await exchange.send_events(writer.opening(choices) + _written(first, writer, tally))
+    try:
+        async for delta in deltas:
+            await exchange.send_events(_written(delta, writer, tally))
+    except EngineError as error:
+        await exchange.end_events(b"data: %b\n\n" % body_of(error))
+        return
+    except Exception as error:  # whatever it was, the client must not take the part for the whole
+        _log.error("stream failed", request_id=exchange.request_id.decode("latin-1"), exc_info=error)
+        failed = HttpError(500, "internal_error", "the server failed unexpectedly; the answer above is not complete")
+        await exchange.end_events(b"data: %b\n\n" % body_of(failed))
+        return
+    await exchange.end_events((writer.usage_event(tally) if usage else b"") + DONE)
+
+
+def _written(delta: Delta, writer: Writer, tally: Tally) -> bytes:
+    if isinstance(delta, Done):
+        tally.add(delta)
+    return writer.event(delta)

@@ -1,0 +1,99 @@
+"""Puts the v2 endpoints together, with what the documentation says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inference_engine.adapters.http.calls import Calls
+from inference_engine.adapters.http.endpoints import Dialect, Doc, Endpoint
+from inference_engine.adapters.http.v2 import errors, wire
+from inference_engine.adapters.http.v2.infer import Infer
+from inference_engine.adapters.http.v2.repository import Repository
+from inference_engine.services.health import HealthService
+from inference_engine.services.inference import InferenceService
+from inference_engine.services.models import ModelService
+
+_FLOWER: dict[str, Any] = {
+    "inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [5.1, 3.5, 1.4, 0.2]}]
+}
+_ANSWER: dict[str, Any] = {
+    "model_name": "iris",
+    "model_version": "1",
+    "parameters": {"route": "iris", "rule": "latest"},
+    "outputs": [{"name": "label", "datatype": "INT64", "shape": [1], "data": [0]}],
+}
+_METADATA: dict[str, Any] = {
+    "name": "iris",
+    "versions": ["1"],
+    "platform": "onnx",
+    "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}],
+    "outputs": [{"name": "label", "datatype": "INT64", "shape": [-1]}],
+}
+_INFER = Doc(
+    summary="Run a model on tensors",
+    description="JSON tensors, flat or nested, or the binary tensor extension in both directions.",
+    request=wire.InferRequest,
+    request_examples={"one flower": _FLOWER},
+    response=wire.InferResponse,
+    response_example=_ANSWER,
+    errors=(400, 401, 404, 413, 429, 500, 503, 504),
+)
+_INDEX_EXAMPLE = [{"name": "iris", "version": "1", "state": "READY", "reason": ""}]
+
+
+def dialect(
+    models: ModelService, inference: InferenceService, health: HealthService, calls: Calls, version: str
+) -> Dialect:
+    """The Open Inference Protocol v2."""
+    repository = Repository(models, health, version)
+    infer = Infer(inference, calls)
+    metadata = Doc(
+        summary="A model's tensors",
+        response=wire.ModelMetadata,
+        response_example=_METADATA,
+        errors=(404,),
+    )
+    ready = Doc(summary="Whether a model would answer without being loaded first", errors=(404, 503))
+    model = "/v2/models/{model}"
+    version_of = model + "/versions/{version}"
+    stored = "/v2/repository/models/{model}"
+    return Dialect(
+        "v2",
+        ("/v2/",),
+        errors.render,
+        (
+            Endpoint("POST", model + "/infer", infer, _INFER, hot=True),
+            Endpoint("POST", version_of + "/infer", infer, _INFER, hot=True),
+            Endpoint("GET", "/v2/health/live", repository.live, Doc("The server runs"), hot=True, public=True),
+            Endpoint("GET", "/v2/health/ready", repository.ready, Doc("The server takes requests"), hot=True, public=True),
+            Endpoint("GET", "/v2", repository.server, Doc("The server", response=wire.ServerMetadata)),
+            Endpoint("GET", model, repository.metadata, metadata),
+            Endpoint("GET", version_of, repository.metadata, metadata),
+            Endpoint("GET", model + "/ready", repository.model_ready, ready),
+            Endpoint("GET", version_of + "/ready", repository.model_ready, ready),
+            Endpoint(
+                "POST",
+                "/v2/repository/index",
+                repository.index,
+                Doc(
+                    "All models and their states",
+                    request=wire.IndexRequest,
+                    request_examples={"loaded ones only": {"ready": True}},
+                    response=list[wire.IndexEntry],
+                    response_example=_INDEX_EXAMPLE,
+                ),
+            ),
+            Endpoint(
+                "POST",
+                stored + "/load",
+                repository.load,
+                Doc("Load a model", request=wire.LoadRequest, request_examples={"plain": {}}, errors=(400, 404, 500)),
+            ),
+            Endpoint(
+                "POST",
+                stored + "/unload",
+                repository.unload,
+                Doc("Unload a model", request=wire.LoadRequest, request_examples={"plain": {}}, errors=(400, 404)),
+            ),
+        ),
+    )

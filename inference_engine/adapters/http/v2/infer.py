@@ -1,0 +1,271 @@
+"""POST .../infer: JSON and binary tensors in, a prediction, JSON and binary tensors out. A hot path: measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+from msgspec import UNSET
+
+from inference_engine.adapters.http.calls import Calls, served_headers
+from inference_engine.adapters.http.decoding import decode, shown
+from inference_engine.adapters.http.exchange import Exchange
+from inference_engine.adapters.http.v2 import tensors
+from inference_engine.adapters.http.v2.wire import DATATYPES, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
+from inference_engine.domain.requests import Predict
+from inference_engine.domain.results import Prediction
+from inference_engine.domain.tensors import Array
+from inference_engine.services.inference import InferenceService
+
+HEADER_LENGTH = b"inference-header-content-length"
+OCTETS = b"application/octet-stream"
+_DECODER = msgspec.json.Decoder(InferRequest)
+_KNOWN = frozenset({"binary_data_output", "timeout", "priority"})
+_TIMEOUT_UNIT_S = 1e-6
+_MAX_ID = 256
+
+
+class Wanted(NamedTuple):
+    """Which outputs are wanted (empty: all), and which of them after the JSON. `default` is for those not named.
+
+    `timeout_s` is the client's own limit.
+    """
+
+    names: tuple[str, ...] = ()
+    binary: frozenset[str] = frozenset()
+    default: bool = False
+    timeout_s: float | None = None
+
+
+_ALL_JSON = Wanted()
+
+
+class Infer:
+    """The infer endpoints, with and without a version."""
+
+    def __init__(self, inference: InferenceService, calls: Calls) -> None:
+        self._inference = inference
+        self._calls = calls
+
+    async def __call__(self, exchange: Exchange) -> None:
+        request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH))
+        wanted = _ALL_JSON
+        if request.outputs is not UNSET or request.parameters is not UNSET:
+            wanted = _wanted(request)
+        params = exchange.path_params
+        target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
+        call = self._calls.of(exchange, wanted.timeout_s)
+        exchange.cancel_when_gone()
+        prediction = await self._inference.predict(target, Predict(inputs, wanted.names), call)
+        if wanted.default or wanted.binary:
+            await _answer_binary(exchange, prediction, request, wanted)
+            return
+        outputs = [
+            {
+                "name": name,
+                "datatype": tensors.datatype_of(name, array),
+                "shape": array.shape,
+                "data": tensors.to_json(name, array),
+            }
+            for name, array in prediction.outputs.items()
+        ]
+        body = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+        await exchange.respond(200, body, headers=served_headers(prediction.served))
+
+
+def _head(prediction: Prediction, request: InferRequest, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    served = prediction.served
+    head: dict[str, Any] = {"model_name": served.ref.name, "model_version": served.ref.version}
+    if request.id:
+        head["id"] = request.id
+    head["parameters"] = {"route": served.route, "rule": served.rule}
+    head["outputs"] = outputs
+    return head
+
+
+async def _answer_binary(exchange: Exchange, prediction: Prediction, request: InferRequest, wanted: Wanted) -> None:
+    outputs: list[dict[str, Any]] = []
+    chunks: list[bytes] = []
+    for name, array in prediction.outputs.items():
+        output: dict[str, Any] = {"name": name, "datatype": tensors.datatype_of(name, array), "shape": array.shape}
+        if name in wanted.binary or (wanted.default and name not in wanted.names):
+            chunks.append(tensors.to_binary(array))
+            output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
+        else:
+            output["data"] = tensors.to_json(name, array)
+        outputs.append(output)
+    head = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+    headers = (*served_headers(prediction.served), (HEADER_LENGTH, b"%d" % len(head)))
+    await exchange.respond(200, b"".join((head, *chunks)), OCTETS, headers)
+
+
+# -- decoding ------------------------------------------------------------------------------------------------------
+
+
+def _decoded(body: bytes, header_length: bytes | None) -> tuple[InferRequest, dict[str, Array]]:
+    if header_length is None:
+        request = _request(body)
+        tail = memoryview(b"")
+    else:
+        head, tail = _split(body, header_length)
+        request = _request(head)
+    inputs: dict[str, Array] = {}
+    at = 0
+    for tensor in request.inputs:
+        if tensor.name in inputs:
+            raise InvalidTensor(f"input {tensor.name!r} is given twice", param=tensor.name)
+        if tensor.parameters is UNSET:
+            if tensor.data is UNSET:
+                raise InvalidTensor(
+                    f"input {tensor.name!r} has neither data nor the parameter binary_data_size", param=tensor.name
+                )
+            inputs[tensor.name] = tensors.from_json(tensor)
+        else:
+            size = _binary_size(tensor)
+            if size is None:
+                inputs[tensor.name] = tensors.from_json(tensor)
+                continue
+            if size > len(tail) - at:
+                raise InvalidTensor(
+                    f"input {tensor.name!r} declares {size} bytes, {len(tail) - at} are left of the body",
+                    param=tensor.name,
+                )
+            inputs[tensor.name] = tensors.from_binary(tensor, tail[at : at + size])
+            at += size
+    if at != len(tail):
+        raise InvalidRequest(f"{len(tail) - at} bytes follow the last tensor: every byte must belong to an input")
+    if len(request.inputs) == 0:
+        raise InvalidRequest("inputs is empty: send at least one tensor", param="inputs")
+    if request.id is not UNSET and len(request.id) > _MAX_ID:
+        raise InvalidRequest(f"id is longer than {_MAX_ID} characters", param="id")
+    return request, inputs
+
+
+def _split(body: bytes, header_length: bytes) -> tuple[memoryview, memoryview]:
+    if not header_length.isdigit() or int(header_length) > len(body):
+        raise InvalidRequest(
+            f"Inference-Header-Content-Length must be the size of the JSON part, at most {len(body)} bytes here",
+            param="Inference-Header-Content-Length",
+        )
+    view = memoryview(body)
+    return view[: int(header_length)], view[int(header_length) :]
+
+
+def _request(body: bytes | memoryview) -> InferRequest:
+    try:
+        return decode(_DECODER, body)
+    except InvalidRequest as error:
+        raise _explained(error, body) from None
+
+
+def _explained(error: InvalidRequest, body: bytes | memoryview) -> InvalidRequest:
+    """The same error in terms of tensors: names instead of positions, NaN and datatypes called by their name."""
+    document: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        document = json.loads(bytes(body))  # unlike msgspec it reads NaN, which is what we look for
+    entries = document.get("inputs") if isinstance(document, dict) else None
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, dict):
+            continue
+        name = shown(entry.get("name"))
+        if _not_finite(entry.get("data")):
+            return InvalidTensor(
+                f"input {name} holds NaN or an infinity, which JSON has no words for: send finite numbers, "
+                "or send the tensor as binary data",
+                param=str(entry.get("name")),
+            )
+        place = f"inputs[{index}]"
+        if (error.param or "").startswith(place):
+            if error.param == f"{place}.datatype":
+                return InvalidTensor(
+                    f"input {name} has the datatype {shown(entry.get('datatype'))}, supported are: "
+                    + ", ".join(DATATYPES.values()),
+                    param=str(entry.get("name")),
+                )
+            if isinstance(error, UnknownField):
+                return error
+            return InvalidTensor(f"input {name}: {error.message}", param=str(entry.get("name")))
+    return error
+
+
+def _not_finite(data: object) -> bool:
+    """True when NaN or an infinity is in `data`, at any depth."""
+    waiting = [data]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting.extend(item)
+        elif isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
+            return True
+    return False
+
+
+def _binary_size(tensor: InferInput) -> int | None:
+    """The declared size of a binary input, None for a JSON one."""
+    parameters: Parameters = tensor.parameters  # type: ignore[assignment]  # UNSET was asked for before
+    size = parameters.get(tensors.BINARY_SIZE)
+    for name in parameters:
+        if name != tensors.BINARY_SIZE:
+            raise UnknownField(
+                f"input {tensor.name!r} has the parameter {shown(name)}, which is not supported: leave it out",
+                param=tensor.name,
+            )
+    if size is None:
+        if tensor.data is UNSET:
+            raise InvalidTensor(f"input {tensor.name!r} has no data", param=tensor.name)
+        return None
+    if type(size) is not int or size < 0:
+        raise InvalidTensor(f"input {tensor.name!r}: binary_data_size must be a number of bytes", param=tensor.name)
+    if tensor.data is not UNSET:
+        raise InvalidTensor(f"input {tensor.name!r} has both data and binary_data_size", param=tensor.name)
+    return size
+
+
+def _wanted(request: InferRequest) -> Wanted:
+    default = timeout_s = None
+    if request.parameters is not UNSET:
+        _refuse_others(request.parameters, _KNOWN, "parameters")
+        default = _flag(request.parameters, "binary_data_output", "parameters")
+        timeout_s = _timeout_s(request.parameters)
+    names: list[str] = []
+    binary: set[str] = set()
+    for output in request.outputs if request.outputs is not UNSET else ():
+        if output.name in names:
+            raise InvalidRequest(f"output {output.name!r} is asked for twice", param="outputs")
+        names.append(output.name)
+        own = _output_flag(output)
+        if own if own is not None else default:
+            binary.add(output.name)
+    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s)
+
+
+def _timeout_s(parameters: Parameters) -> float | None:
+    """Triton's `timeout` counts microseconds; 0 is none."""
+    value = parameters.get("timeout")
+    if value is not None and (type(value) is not int or value < 0):
+        raise InvalidRequest("parameters: timeout must be a number of microseconds", param="timeout")
+    return value * _TIMEOUT_UNIT_S if value else None
+
+
+def _output_flag(output: OutputRequest) -> bool | None:
+    if output.parameters is UNSET:
+        return None
+    _refuse_others(output.parameters, frozenset({"binary_data"}), f"output {output.name!r}")
+    return _flag(output.parameters, "binary_data", f"output {output.name!r}")
+
+
+def _flag(parameters: Parameters, name: str, place: str) -> bool | None:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(f"{place}: {name} must be true or false", param=name)
+    return value
+
+
+def _refuse_others(parameters: Parameters, known: frozenset[str], place: str) -> None:
+    for name in parameters:
+        if name not in known:
+            raise UnknownField(f"{place}: the parameter {shown(name)} is not supported here: leave it out", param=name)

@@ -1,0 +1,143 @@
+"""The JSON of the Open Inference Protocol v2 and its binary tensor extension, as types. Knows no service.
+
+Source: Open Inference Protocol, REST; Triton's binary tensor data extension.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Union
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Meta, UnsetType
+
+_FP16_MAX = 65519.99  # the largest that still rounds to a finite half
+_FP32_MAX = 3.4028235677973362e38
+_MAX_RANK = 32
+
+Dim = Annotated[int, Meta(ge=0, le=2**48)]
+Shape = Annotated[tuple[Dim, ...], Meta(max_length=_MAX_RANK)]
+Parameters = dict[str, Any]
+
+
+class InferInput(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """An input tensor. Each datatype has a subclass with typed `data`, so that decoding checks every element."""
+
+    name: str
+    shape: Shape
+    parameters: Parameters | UnsetType = UNSET
+    data: Any = UNSET
+
+
+class OutputRequest(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    parameters: Parameters | UnsetType = UNSET
+
+
+ELEMENTS: dict[str, Any] = {
+    "BOOL": bool,
+    "UINT8": Annotated[int, Meta(ge=0, le=2**8 - 1)],
+    "UINT16": Annotated[int, Meta(ge=0, le=2**16 - 1)],
+    "UINT32": Annotated[int, Meta(ge=0, le=2**32 - 1)],
+    "UINT64": Annotated[int, Meta(ge=0)],
+    "INT8": Annotated[int, Meta(ge=-(2**7), le=2**7 - 1)],
+    "INT16": Annotated[int, Meta(ge=-(2**15), le=2**15 - 1)],
+    "INT32": Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)],
+    "INT64": int,
+    "FP16": Annotated[float, Meta(ge=-_FP16_MAX, le=_FP16_MAX)],
+    "FP32": Annotated[float, Meta(ge=-_FP32_MAX, le=_FP32_MAX)],
+    "FP64": float,
+    "BYTES": str,
+}
+"""What one element of each datatype is in JSON."""
+
+NUMPY: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
+} | {f"{kind}INT{bits}".removeprefix("S"): np.dtype(f"<{code}{bits // 8}")
+     for kind, code in (("U", "u"), ("S", "i")) for bits in (8, 16, 32, 64)}
+"""The numpy dtype of each datatype; binary data is little-endian."""
+
+DATATYPES: dict[str, str] = {("bytes" if name == "BYTES" else dtype.name): name for name, dtype in NUMPY.items()}
+"""The datatype of each dtype name of the domain."""
+
+_INPUTS = tuple(
+    msgspec.defstruct(
+        name,
+        [("data", list[element | list[Any]] | UnsetType, UNSET)],
+        bases=(InferInput,),
+        tag_field="datatype",
+        tag=name,
+        forbid_unknown_fields=True,
+        kw_only=True,
+    )
+    for name, element in ELEMENTS.items()
+)
+
+
+class InferRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A request as it is decoded; `inputs` are subclasses of `InferInput`."""
+
+    inputs: list[Union[_INPUTS]]  # type: ignore[valid-type]  # noqa: UP007 - a union that is made at import
+    id: str | UnsetType = UNSET
+    outputs: list[OutputRequest] | UnsetType = UNSET
+    parameters: Parameters | UnsetType = UNSET
+
+
+class TensorMetadata(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(msgspec.Struct, omit_defaults=True):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: Parameters = {}
+
+
+class ServerMetadata(msgspec.Struct):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class IndexEntry(msgspec.Struct):
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class IndexRequest(msgspec.Struct, forbid_unknown_fields=True):
+    ready: bool = False
+
+
+class LoadRequest(msgspec.Struct, forbid_unknown_fields=True):
+    parameters: Parameters = {}
+
+
+class InferOutput(msgspec.Struct, omit_defaults=True):
+    """An output tensor, for the documentation; answers are written by `tensors.encode`."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[Any] = []
+    parameters: Parameters = {}
+
+
+class InferResponse(msgspec.Struct, omit_defaults=True):
+    """An answer, for the documentation."""
+
+    model_name: str
+    model_version: str
+    outputs: list[InferOutput]
+    id: str = ""
+    parameters: Parameters = {}

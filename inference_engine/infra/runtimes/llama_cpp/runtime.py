@@ -1,0 +1,257 @@
+"""Loads a GGUF model into llama.cpp (xllamacpp) and answers chats and completions; the map of this folder.
+
+load: `gguf_file` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
+generate: the prompt is rendered, `generation` builds the request, `stream` turns its chunks into deltas.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from inference_engine.domain.errors import (
+    InferenceFailed,
+    InvalidRequest,
+    ModelLoadFailed,
+    RunnerLost,
+    RuntimeMissing,
+    UnsupportedTask,
+)
+from inference_engine.domain.model import Manifest
+from inference_engine.domain.ports import Loaded, Sink
+from inference_engine.domain.requests import Chat, Generate
+from inference_engine.domain.results import Delivered, Done, Usage
+from inference_engine.domain.tensors import Tensors
+from inference_engine.infra.runtimes.files import artifact_path
+from inference_engine.infra.runtimes.llama_cpp import options as sizes
+from inference_engine.infra.runtimes.llama_cpp.generation import (
+    completion_body,
+    delivered_ids,
+    message_bodies,
+    prompt_field,
+)
+from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
+from inference_engine.infra.runtimes.llama_cpp.grammar import MismatchError, remaining, to_gbnf
+from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
+from inference_engine.infra.runtimes.llama_cpp.json_schema import compile_schema
+from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions
+from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
+from inference_engine.infra.runtimes.options import decode_options
+from inference_engine.infra.runtimes.threads import thread_count
+
+_OPEN_THOUGHT = "<think>"
+
+
+class LlamaCppRuntime:
+    """One GGUF model. `generate` may be called from `Loaded.concurrency` threads together.
+
+    Close it before the process ends: an exit with work running aborts the process.
+    """
+
+    def __init__(self) -> None:
+        self._server: Any = None
+        self._http: HttpSide
+        self._folder: Path | None = None
+        self._context = 0
+        self._vocabulary = 0
+        self._chat = False
+        self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
+
+    def load(self, manifest: Manifest, folder: Path) -> Loaded:
+        options = decode_options(manifest.options, LlamaCppOptions, "llama_cpp")
+        path = artifact_path(folder, manifest.artifact)
+        head = read_head(path)
+        template = sizes.chat_template(options, folder)
+        context = sizes.context_length(options, head)
+        parallel = sizes.parallel(options, head, context, _free_bytes())
+        threads = thread_count(manifest.execution.threads)
+        params = _params(options, path, device=manifest.execution.device, threads=threads)
+        params.n_parallel = parallel
+        params.n_ctx = parallel * context
+        if template is not None:
+            params.chat_template = template
+        self._start(params, path)
+        properties = self._properties()
+        self._context = int(properties["default_generation_settings"]["n_ctx"])
+        self._vocabulary = head.length("tokenizer.ggml.tokens")
+        self._spaced = head.metadata.get("tokenizer.ggml.model") != "gpt2"
+        self._chat = template is not None or "tokenizer.chat_template" in head.metadata
+        return Loaded(
+            kinds=("chat", "complete") if self._chat else ("complete",),
+            concurrency=parallel,
+            context_length=self._context,
+            details=_details(head, properties, threads),
+        )
+
+    def run(self, batch: Tensors) -> Tensors:  # noqa: ARG002  the port's shape
+        raise UnsupportedTask("a llama_cpp model generates text: ask it for a chat or a completion")
+
+    def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
+        prompt = self._prompt(request)
+        echo = "" if isinstance(request, Chat) or not request.echo else request.prompt
+        ids = delivered_ids(delivered, echo, self)
+        limit = request.sampling.max_tokens
+        if limit is not None and len(ids) >= limit:
+            sink.emit(Done("length", Usage(len(self._tokenize(prompt, prompt=True)), len(ids))))
+            return
+        grammar = None if request.json_schema is None else _grammar(request.json_schema, delivered.text[len(echo) :])
+        body = completion_body(prompt, request, ids, grammar, self)
+        plan = Plan(
+            prompt_field(request),
+            self._context,
+            limit,
+            delivered=len(ids),
+            logprobs=request.sampling.logprobs,
+            echo="" if delivered.text else echo,
+        )
+        self._complete(body, plan, sink)
+
+    def close(self) -> None:
+        self._server = None  # its destructor ends the decoding loop and joins its threads
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    @property
+    def size(self) -> int:
+        """How many tokens the vocabulary has."""
+        return self._vocabulary
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of plain text in the middle of an answer."""
+        if not self._spaced:
+            return self._tokenize(text, prompt=False)
+        anchor = self._tokenize("\n", prompt=False)
+        ids = self._tokenize("\n" + text, prompt=False)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else ids
+
+    def _tokenize(self, text: str, *, prompt: bool) -> list[int]:
+        try:
+            return self._http.tokenize(text, prompt=prompt)
+        except HttpSideError as error:
+            raise InferenceFailed(f"llama.cpp cannot tokenize: {error}") from error
+
+    def _start(self, params: Any, path: Path) -> None:
+        import xllamacpp
+
+        self._folder = Path(tempfile.mkdtemp(prefix="ie-"))  # readable by this user only
+        socket = self._folder / "llama.sock"
+        params.hostnames = [str(socket)]
+        self._http = HttpSide(socket)
+        try:
+            self._server = xllamacpp.Server(params)
+        except (RuntimeError, ValueError) as error:
+            self.close()
+            raise ModelLoadFailed(
+                f"llama.cpp cannot load {path}: {error} The file may be damaged, of an unknown architecture, or "
+                "too large for the memory",
+                param="artifact",
+            ) from None
+
+    def _properties(self) -> dict[str, Any]:
+        try:
+            return self._http.properties()
+        except HttpSideError as error:
+            self.close()
+            raise ModelLoadFailed(f"llama.cpp loaded the model but does not answer: {error}") from error
+
+    def _prompt(self, request: Generate) -> str:
+        if not isinstance(request, Chat):
+            return request.prompt
+        if not self._chat:
+            raise UnsupportedTask(
+                "this model has no chat template: use completions, or set options.chat_template in model.yaml"
+            )
+        constrained = request.json_schema is not None
+        try:
+            prompt = self._http.apply_template(
+                message_bodies(request), {"enable_thinking": False} if constrained else {}
+            )
+        except HttpSideError as error:
+            raise InvalidRequest(
+                f"the model's chat template refuses the messages: {error}", param="messages"
+            ) from error
+        if constrained and prompt.rstrip().endswith(_OPEN_THOUGHT):
+            prompt += "\n</think>\n\n"  # a template that always thinks: JSON must not land inside the thought
+        return prompt
+
+    def _complete(self, body: dict[str, Any], plan: Plan, sink: Sink) -> None:
+        stream = Stream(plan, sink)
+        try:
+            self._server.handle_completions(msgspec.json.encode(body), stream)
+        except (RuntimeError, ValueError) as error:
+            raise InferenceFailed(f"llama.cpp failed: {error}") from error
+        if stream.error is not None:
+            raise stream.error
+        if not stream.finished and not sink.cancelled:
+            raise InferenceFailed("llama.cpp ended the answer without a final chunk")
+
+
+def _grammar(schema: dict[str, Any], given: str) -> str:
+    """The grammar that binds an answer to `schema` after `given`, the part of it that is there already."""
+    root, rules = compile_schema(schema)
+    try:
+        return to_gbnf(remaining(root, rules, given), rules)
+    except MismatchError as error:
+        raise RunnerLost(f"an answer bound to a JSON schema cannot be continued: {error}") from error
+
+
+def _params(options: LlamaCppOptions, path: Path, *, device: str, threads: int) -> Any:
+    """The server's parameters; only what differs from llama.cpp's own defaults is set."""
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise RuntimeMissing(f"xllamacpp cannot be imported ({error}): pip install xllamacpp") from error
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.model_alias = {"model"}
+    params.verbosity = -1
+    params.ui = False
+    params.endpoint_slots = False
+    params.sse_ping_interval = -1
+    params.ctx_shift = False  # a full context ends the answer; nothing is cut silently
+    params.n_batch = options.n_batch
+    params.n_ubatch = min(options.n_batch, params.n_ubatch)
+    params.cpuparams.n_threads = threads
+    params.cpuparams_batch.n_threads = threads
+    params.n_gpu_layers = 0 if device == "cpu" else options.gpu_layers
+    params.flash_attn_type = getattr(
+        xllamacpp.llama_flash_attn_type,
+        {"auto": "LLAMA_FLASH_ATTN_TYPE_AUTO", "on": "LLAMA_FLASH_ATTN_TYPE_ENABLED"}.get(
+            options.flash_attention, "LLAMA_FLASH_ATTN_TYPE_DISABLED"
+        ),
+    )
+    params.cache_type_k = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.cache_type_k.upper()}")
+    params.cache_type_v = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.cache_type_v.upper()}")
+    if not options.mmap:
+        params.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_NONE
+    params.cache_ram_mib = options.cache_ram_mib
+    return params
+
+
+def _free_bytes() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def _details(head: GgufHead, properties: dict[str, Any], threads: int) -> dict[str, Any]:
+    import xllamacpp
+
+    return {
+        "architecture": head.architecture,
+        "name": str(head.metadata.get("general.name", "")),
+        "parameters": head.parameters,
+        "quantization": properties.get("model_ftype", ""),
+        "size_bytes": head.size_bytes,
+        "trained_context": head.of_architecture("context_length"),
+        "vocabulary": head.length("tokenizer.ggml.tokens"),
+        "threads": threads,
+        "library": f"xllamacpp {xllamacpp.__version__}",
+        "processor_features": str(xllamacpp.get_system_info()).strip(" |"),
+    }

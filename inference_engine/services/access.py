@@ -1,0 +1,58 @@
+"""Who may use the server: turns a presented secret into a principal. Knows header names, no transport."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from inference_engine.domain.errors import Unauthenticated
+from inference_engine.domain.requests import Principal
+
+LOCAL = Principal("default", "local")
+"""The single user of a server without keys."""
+_BEARER = b"bearer "
+
+
+class AccessService:
+    """Checks API keys. The secrets themselves are forgotten at once; their SHA-256 digests are kept."""
+
+    def __init__(self, api_keys: tuple[str, ...] = (), header: str = "X-API-Key") -> None:
+        self._header = header.lower().encode("latin-1")
+        self._header_name = header
+        self._keys = [
+            (digest := hashlib.sha256(key.encode()).digest(), Principal("default", digest.hex()[:12]))
+            for key in api_keys
+        ]
+
+    @property
+    def has_keys(self) -> bool:
+        return bool(self._keys)
+
+    def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """The principal of a request, by `Authorization: Bearer KEY`, the configured header or `X-API-Key`.
+
+        `headers` has names in lower case.
+
+        Raises:
+            Unauthenticated: no key came, or one that is not known.
+        """
+        if not self._keys:
+            return LOCAL
+        secret = self._secret(headers)
+        if secret is None:
+            raise Unauthenticated(f"no API key: send Authorization: Bearer KEY, or {self._header_name}: KEY")
+        digest = hashlib.sha256(secret).digest()
+        found: Principal | None = None
+        for known, principal in self._keys:  # every key is compared, so that the time tells nothing
+            if hmac.compare_digest(known, digest):
+                found = principal
+        if found is None:
+            raise Unauthenticated("the API key is not known to this server: check it, or ask its operator for one")
+        return found
+
+    def _secret(self, headers: Mapping[bytes, bytes]) -> bytes | None:
+        bearer = headers.get(b"authorization", b"")
+        if bearer[: len(_BEARER)].lower() == _BEARER:
+            return bearer[len(_BEARER) :].strip()
+        return headers.get(self._header) or headers.get(b"x-api-key")

@@ -1,0 +1,266 @@
+"""Public fakes for tests of models, dialects and services: they keep the ports' contracts and need no files or processes.
+
+    models = FakeRepository(manifest("echo"))
+    engine = await fake_engine(models, FakeExecutor(...))
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inference_engine.domain.errors import EngineError, InvalidTensor, UnsupportedTask
+from inference_engine.domain.model import Manifest, ModelRef, Signature, TensorSpec
+from inference_engine.domain.ports import (
+    BatchResult,
+    BrokenModel,
+    ExecutorState,
+    ExecutorStatus,
+    Loaded,
+    Sink,
+    StoredModel,
+)
+from inference_engine.domain.requests import Chat, Generate, Kind
+from inference_engine.domain.results import (
+    Delivered,
+    Delta,
+    Done,
+    FinishReason,
+    PositionLogprobs,
+    TextDelta,
+    TokenLogprob,
+    Usage,
+)
+from inference_engine.domain.tensors import Tensors, concatenate, split
+
+ANY_ROWS = -1
+ECHO_SIGNATURE = Signature(
+    inputs=(TensorSpec("x", "float32", (ANY_ROWS, 4)),), outputs=(TensorSpec("y", "float32", (ANY_ROWS, 4)),)
+)
+
+
+def manifest(name: str, version: str = "1", signature: Signature | None = None, **fields: Any) -> Manifest:
+    """A manifest with the least that is needed; `fields` are any others of `Manifest`."""
+    return Manifest(
+        name=name, version=version, runtime="fake", artifact="model.fake", signature=signature, **fields
+    )
+
+
+class FakeRepository:
+    """`ModelRepository` in memory. `models` and `broken` may be changed; `refuse` makes `verify` fail for a model."""
+
+    def __init__(self, *manifests: Manifest, broken: Iterable[BrokenModel] = ()) -> None:
+        self.models = list(manifests)
+        self.broken = list(broken)
+        self.refuse: dict[ModelRef, EngineError] = {}
+
+    def scan(self) -> tuple[list[StoredModel], list[BrokenModel]]:
+        ordered = sorted(self.models, key=lambda model: model.ref)
+        found = [StoredModel(model, Path("models") / model.name / model.version, size_bytes=1024) for model in ordered]
+        return found, list(self.broken)
+
+    def verify(self, model: StoredModel) -> None:
+        error = self.refuse.get(model.manifest.ref)
+        if error is not None:
+            raise error
+
+
+class FakeRoutes:
+    """`RouteStore` in memory."""
+
+    def __init__(self, routes: Mapping[str, ModelRef] | None = None) -> None:
+        self.routes = dict(routes or {})
+
+    def read(self) -> Mapping[str, ModelRef]:
+        return dict(self.routes)
+
+    def write(self, routes: Mapping[str, ModelRef]) -> None:
+        self.routes = dict(routes)
+
+
+class NullTelemetry:
+    """`Telemetry` that counts nothing."""
+
+    def request(self, ref: ModelRef, kind: Kind, outcome: str, seconds: float) -> None: ...
+
+    def batch(self, ref: ModelRef, rows: int, queue_s: float, compute_s: float) -> None: ...
+
+    def first_token(self, ref: ModelRef, seconds: float) -> None: ...
+
+    def tokens(self, ref: ModelRef, prompt: int, completion: int, seconds: float) -> None: ...
+
+    def restart(self, ref: ModelRef) -> None: ...
+
+
+class RecordingTelemetry(NullTelemetry):
+    """`Telemetry` that remembers how requests ended: `(ref, kind, outcome)`."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[ModelRef, Kind, str]] = []
+
+    def request(self, ref: ModelRef, kind: Kind, outcome: str, seconds: float) -> None:
+        self.requests.append((ref, kind, outcome))
+
+
+class FakeClock:
+    """A monotonic clock that stands still until it is moved."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def renamed(batch: Tensors, outputs: Sequence[str]) -> dict[str, Any]:
+    """Inputs given back as outputs of other names, in order: what an echo model computes."""
+    return dict(zip(outputs, batch.values(), strict=True))
+
+
+class FakeExecutor:
+    """`Executor` without a model.
+
+    Predict requests are answered by `compute` (default: the inputs come back under the signature's output names).
+    Generations are answered with `words`, one delta each; `hold` stops before the word of that index until `go` is
+    set. `fail` is raised instead of computing; with `fail_after`, only after that many words. `closed` counts
+    generations that were closed before their end; `started` is set when one begins to wait.
+    """
+
+    batches_in_flight = 1
+
+    def __init__(
+        self,
+        signature: Signature | None = None,
+        *,
+        kinds: tuple[Kind, ...] = ("predict",),
+        compute: Callable[[Tensors], dict[str, Any]] | None = None,
+        words: Sequence[str] = ("Hello", ", ", "world", "!"),
+        reason: FinishReason = "stop",
+        hold: int | None = None,
+        fail: EngineError | None = None,
+        fail_after: int | None = None,
+        concurrency: int = 4,
+        context_length: int | None = 4096,
+    ) -> None:
+        self.loaded = Loaded(kinds, signature, concurrency, context_length)
+        self.words = list(words)
+        self.reason: FinishReason = reason
+        self.hold = hold
+        self.fail = fail
+        self.fail_after = fail_after
+        self.go = asyncio.Event()
+        self.waiting = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.closed = 0
+        self.requests: list[Generate] = []
+        self.state: ExecutorState = "stopped"
+        self._compute = compute or self._echo
+
+    async def start(self) -> Loaded:
+        self.state = "ready"
+        return self.loaded
+
+    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+        if self.hold is not None:
+            self.waiting.set()
+            try:
+                await self.go.wait()
+            except asyncio.CancelledError:
+                self.closed += 1
+                self.ended.set()
+                raise
+        if self.fail is not None:
+            raise self.fail
+        if len(parts) == 1:
+            return BatchResult([self._compute(parts[0])], 0.0)
+        return BatchResult(split(self._compute(concatenate(parts)), rows), 0.0)
+
+    def _echo(self, batch: Tensors) -> dict[str, Any]:
+        signature = self.loaded.signature
+        return renamed(batch, [spec.name for spec in signature.outputs]) if signature else dict(batch)
+
+    async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
+        self.requests.append(request)
+        finished = False
+        try:
+            async for delta in self._deltas(request):
+                yield delta
+            finished = True
+        finally:
+            self.closed += not finished
+            self.ended.set()
+
+    async def _deltas(self, request: Generate) -> AsyncGenerator[Delta]:
+        prompt = request.messages[-1].content if isinstance(request, Chat) else request.prompt
+        if not isinstance(request, Chat) and request.echo:
+            yield TextDelta(prompt)
+        limit = request.sampling.max_tokens or len(self.words)
+        for index, word in enumerate(self.words[:limit]):
+            if index == self.hold:
+                self.waiting.set()
+                await self.go.wait()
+            if self.fail is not None and index == (self.fail_after or 0):
+                raise self.fail
+            yield TextDelta(word, (index,), self._logprobs(word, request.sampling.logprobs))
+        reason: FinishReason = "length" if limit < len(self.words) else self.reason
+        yield Done(reason, Usage(len(prompt.split()), min(limit, len(self.words)), 0))
+
+    @staticmethod
+    def _logprobs(word: str, count: int | None) -> tuple[PositionLogprobs, ...]:
+        if count is None:
+            return ()
+        others = tuple(TokenLogprob(f"{word}{rank}", -1.0 - rank, f"{word}{rank}".encode()) for rank in range(count))
+        return (PositionLogprobs(TokenLogprob(word, -0.5, word.encode()), others),)
+
+    async def stop(self, grace_s: float) -> None:
+        self.state = "stopped"
+
+    def status(self) -> ExecutorStatus:
+        return ExecutorStatus("fake", self.state, memory_bytes=4096 if self.state == "ready" else 0)
+
+
+class FakeExecutors:
+    """`ExecutorFactory` that gives out prepared executors by exact reference; `made` counts how often."""
+
+    def __init__(self, executors: Mapping[str, FakeExecutor]) -> None:
+        self.executors = dict(executors)
+        self.made: list[ModelRef] = []
+
+    def __call__(self, model: StoredModel) -> FakeExecutor:
+        self.made.append(model.manifest.ref)
+        return self.executors[str(model.manifest.ref)]
+
+
+class FakeRuntime:
+    """`Runtime` that echoes: `run` gives its inputs back, `generate` the words of the prompt, one delta each."""
+
+    def __init__(self, *kinds: Kind, signature: Signature | None = None) -> None:
+        self._loaded = Loaded(kinds or ("predict", "chat", "complete"), signature)
+        self.closed = False
+
+    def load(self, manifest: Manifest, folder: Path) -> Loaded:
+        return self._loaded
+
+    def run(self, batch: Tensors) -> dict[str, Any]:
+        if "predict" not in self._loaded.kinds:
+            raise UnsupportedTask("this fake only generates", param="model")
+        if not batch:
+            raise InvalidTensor("there is no input")
+        return dict(batch)
+
+    def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
+        prompt = request.messages[-1].content if isinstance(request, Chat) else request.prompt
+        words = prompt.split()
+        for word in words[delivered.tokens :]:
+            if sink.cancelled:
+                return
+            sink.emit(TextDelta(word + " "))
+        sink.emit(Done("stop", Usage(len(words), len(words))))
+
+    def close(self) -> None:
+        self.closed = True

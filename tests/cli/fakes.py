@@ -1,0 +1,228 @@
+"""A composition root of fakes: an engine with one chat model and one tabular model, and the same behind HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+
+from inference_engine.adapters.cli.client import ModelView
+from inference_engine.core.settings import Origins, Settings
+from inference_engine.domain.errors import EngineError, InvalidTensor, ModelNotFound, UnsupportedTask
+from inference_engine.domain.hardware import Cpu, Hardware, Memory
+from inference_engine.domain.model import Manifest
+from inference_engine.domain.ports import BrokenModel, RuntimeInfo, StoredModel
+from inference_engine.domain.results import Usage
+
+IRIS = {"inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 4]}], "outputs": []}
+
+
+class FakeStream:
+    """Pieces that were thought of before. `stop_after` raises Ctrl-C at that piece."""
+
+    def __init__(self, pieces: Sequence[str], stop_after: int | None = None) -> None:
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.closed = False
+        self._pieces = self._give(pieces, stop_after)
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def _give(self, pieces: Sequence[str], stop_after: int | None) -> Iterator[str]:
+        for index, piece in enumerate(pieces):
+            if index == stop_after:
+                raise KeyboardInterrupt
+            yield piece
+        self.usage, self.finish_reason = Usage(7, len(pieces), 3), "stop"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeEngine:
+    """Answers a conversation with what it was sent, and a table with the sums of its rows."""
+
+    def __init__(self) -> None:
+        self.loaded: set[str] = set()
+        self.asked: list[tuple[list[dict[str, str]], dict[str, Any]]] = []
+        self.stop_after: int | None = None
+        self.streams: list[FakeStream] = []
+
+    def models(self) -> list[ModelView]:
+        return [self._status("guide"), self._status("iris")]
+
+    def _status(self, target: str) -> ModelView:
+        name = target.partition(":")[0]
+        if target not in ("guide", "guide:1", "iris", "iris:1"):
+            raise ModelNotFound(f"there is no model {target!r}: did you mean 'guide'?")
+        tabular = name == "iris"
+        return ModelView(
+            name=name,
+            version="1",
+            runtime="onnx" if tabular else "llama_cpp",
+            task="tabular-classification" if tabular else "text-generation",
+            state="ready" if name in self.loaded else "unloaded",
+            size_bytes=1536,
+            memory_bytes=64 << 20 if name in self.loaded else 0,
+            signature=IRIS if tabular else None,
+            routes=(name,),
+        )
+
+    def show(self, target: str) -> tuple[ModelView, Manifest]:
+        status = self._status(target)
+        manifest = Manifest(name=status.name, version="1", runtime=status.runtime, artifact="a", task=status.task)
+        return status, manifest
+
+    def load(self, target: str) -> ModelView:
+        self.loaded.add(self._status(target).name)
+        return self._status(target)
+
+    def unload(self, target: str) -> int:
+        self.loaded.discard(self._status(target).name)
+        return 64 << 20
+
+    def predict(self, target: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        if self._status(target).name != "iris":
+            raise UnsupportedTask(f"{target} does not predict")
+        if set(inputs) != {"input"}:
+            raise InvalidTensor(f"input {next(iter(inputs))!r} is unknown; the model takes ['input']", param="input")
+        rows = np.asarray(inputs["input"], dtype="float32")
+        labels = np.array([b"big" if total > 10 else b"small" for total in rows.sum(axis=1)], dtype=object)
+        return {"sum": rows.sum(axis=1), "label": labels, "twice": rows * 2}
+
+    def generate(self, target: str, messages: Any = None, **sampling: Any) -> FakeStream:
+        if self._status(target).name != "guide":
+            raise UnsupportedTask(f"{target} does not chat")
+        self.asked.append((list(messages), sampling))
+        self.streams.append(FakeStream(["You ", "said: ", messages[-1]["content"]], self.stop_after))
+        return self.streams[-1]
+
+
+class FakeRepository:
+    def __init__(self, models: list[StoredModel], broken: list[BrokenModel]) -> None:
+        self._found = models, broken
+
+    def scan(self) -> tuple[list[StoredModel], list[BrokenModel]]:
+        return self._found
+
+    def verify(self, model: StoredModel) -> None:
+        raise NotImplementedError
+
+
+class FakeComposition:
+    """A `Composition` whose parts a test can replace before it runs a command."""
+
+    version = "1.2.3"
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+        self.port = 1  # no server is there: nothing that happens to run on this machine may answer a test
+        self.environ = {"HOME": str(cwd)}
+        self.served: list[Settings] = []
+        self.fake = FakeEngine()
+        self.stored: list[StoredModel] = []
+        self.broken: list[BrokenModel] = []
+        self.known = [RuntimeInfo("onnx", True, "1.2"), RuntimeInfo("torch", False, remedy="pip install torch")]
+
+    def settings(self, flags: Mapping[str, object]) -> tuple[Settings, Origins]:
+        return Settings.load({"port": self.port} | dict(flags), self.environ, self.cwd)
+
+    def serve(self, settings: Settings) -> None:
+        self.served.append(settings)
+
+    def engine(self, settings: Settings) -> AbstractContextManager[FakeEngine]:
+        @contextmanager
+        def opened() -> Iterator[FakeEngine]:
+            yield self.fake
+
+        return opened()
+
+    def repository(self, settings: Settings) -> FakeRepository:
+        return FakeRepository(self.stored, self.broken)
+
+    def runtimes(self) -> list[RuntimeInfo]:
+        return self.known
+
+    def hardware(self) -> Hardware:
+        return Hardware(Cpu("Test CPU", "x86_64", 8, 4, None, ("avx2",)), Memory(8 << 30, 4 << 30))
+
+    def manifest_yaml(self, manifest: Manifest) -> str:
+        return f"name: {manifest.name}\n"
+
+
+class FakeServer:
+    """The server's endpoints over a `FakeEngine`, as a handler for `httpx.MockTransport`."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.requests: list[httpx.Request] = []
+        self.cut = False
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        try:
+            return self._answer(request)
+        except EngineError as error:
+            status = 404 if isinstance(error, ModelNotFound) else 400
+            if request.url.path.startswith("/v2"):
+                return httpx.Response(status, json={"error": error.message})
+            return httpx.Response(status, json={"error": {"message": error.message, "code": error.code, "param": None}})
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        match request.method, request.url.path.strip("/").split("/"):
+            case "POST", ["v2", "models", name, *_, "infer"]:
+                return self._infer(name, json.loads(request.content))
+            case "POST", ["v1", "chat", "completions"]:
+                return self._chat(json.loads(request.content))
+            case method, ["admin", "models", *rest]:
+                return httpx.Response(200, json=self._admin(method, rest))
+        return httpx.Response(404, text="nothing here")
+
+    def _admin(self, method: str, rest: list[str]) -> Any:
+        target = ":".join(rest[:2])
+        match method, rest[2:]:
+            case "POST", ["load"]:
+                return msgspec.to_builtins(self.engine.load(target))
+            case "POST", ["unload"]:
+                return {"memory_returned_bytes": self.engine.unload(target)}
+        if not rest:
+            return {"models": msgspec.to_builtins(self.engine.models())}
+        status, manifest = self.engine.show(target)
+        return msgspec.to_builtins(status) | {"manifest": msgspec.to_builtins(manifest)}
+
+    def _infer(self, name: str, body: Any) -> httpx.Response:
+        inputs = {item["name"]: np.reshape(item["data"], item["shape"]) for item in body["inputs"]}
+        datatypes = {"float32": "FP32", "object": "BYTES"}
+        outputs = [
+            {
+                "name": key,
+                "datatype": datatypes[array.dtype.name],
+                "shape": list(array.shape),
+                "data": [item.decode() if isinstance(item, bytes) else item for item in array.ravel().tolist()],
+            }
+            for key, array in self.engine.predict(name, inputs).items()
+        ]
+        return httpx.Response(200, json={"model_name": name, "outputs": outputs})
+
+    def _chat(self, body: Any) -> httpx.Response:
+        known = {"model", "messages", "stream", "stream_options"}
+        sampling = {name: value for name, value in body.items() if name not in known}
+        stream = self.engine.generate(body["model"], body["messages"], **sampling)
+        events = [{"choices": [{"delta": {"role": "assistant"}, "finish_reason": None}]}]
+        events += [{"choices": [{"delta": {"content": piece}, "finish_reason": None}]} for piece in stream]
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 3}}
+        events += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": usage}]
+        lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+        return httpx.Response(
+            200, text=": hello\n\n" + "".join(lines[:2] if self.cut else [*lines, "data: [DONE]\n\n"])
+        )

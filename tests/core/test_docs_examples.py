@@ -1,0 +1,50 @@
+"""The examples in the manual are read by the program they describe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from inference_engine.core.settings import Settings
+from inference_engine.domain.model import Execution, Manifest
+from inference_engine.infra.manifest_files import read_manifest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("language", ["yaml", "toml"])
+def test_the_configuration_files_are_valid_and_say_the_same(tmp_path: Path, language: str) -> None:
+    (text,) = blocks("configuration.md", language)
+    file = tmp_path / f"inference-engine.{language}"
+    file.write_text(text)
+    settings, origins = Settings.load({}, {}, tmp_path)
+    assert (settings.max_body_mb, settings.log_format, origins.file) == (16.0, "json", file)
+
+
+def test_the_manifests_are_valid_and_the_long_one_holds_every_field(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    short, long = blocks("models.md", "yaml")
+    (tmp_path / "model.yaml").write_text(short)
+    assert read_manifest(tmp_path / "model.yaml", "iris", "1").execution == Execution()
+    (tmp_path / "model.yaml").write_text(long)
+    read_manifest(tmp_path / "model.yaml", "mlp", "1")
+    for field in (*Manifest.__struct_fields__, *Execution.__struct_fields__):
+        assert re.search(rf"\b{field}:", long), f"{field} is missing in the example"
+        assert f"`{field}`" in (DOCS / "models.md").read_text(), f"{field} is missing in the tables"
+
+
+def test_the_defaults_in_the_tables_are_true() -> None:
+    page = (DOCS / "models.md").read_text()
+    for field in Execution.__struct_fields__:
+        (written,) = re.findall(rf"^\| `{field}` \|.*\| (.*) \|$", page, re.MULTILINE)
+        value = getattr(Execution(), field)
+        words = {None: "none", True: "true", False: "false"}
+        worded = value is None or isinstance(value, bool)
+        expected = words[value] if worded else value if isinstance(value, str) else f"{value:g}"
+        assert written.strip("`") == expected, field

@@ -1,0 +1,165 @@
+"""What the repository finds in folders, and how it names what it cannot use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from inference_engine.domain.errors import ModelLoadFailed
+from inference_engine.domain.model import Manifest
+from inference_engine.domain.ports import ModelRepository
+from inference_engine.infra.repository import FolderRepository, file_digest
+
+IRIS = """\
+name: iris
+version: "1"
+runtime: onnx
+artifact: model.onnx
+"""
+
+
+def put(folder: Path, *names: str, manifest: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"weights " + name.encode())
+    if manifest is not None:
+        (folder / "model.yaml").write_text(manifest)
+    return folder
+
+
+def scan(*roots: Path) -> tuple[dict[str, Manifest], list[str]]:
+    repository: ModelRepository = FolderRepository(roots)
+    models, broken = repository.scan()
+    return {str(model.manifest.ref): model.manifest for model in models}, [item.message for item in broken]
+
+
+def test_a_manifest_is_read(tmp_path: Path) -> None:
+    folder = put(tmp_path / "iris" / "1", "model.onnx", manifest=IRIS)
+    models, broken = FolderRepository([tmp_path]).scan()
+    assert broken == []
+    (model,) = models
+    assert (str(model.manifest.ref), model.folder, model.assumed) == ("iris:1", folder, False)
+    assert model.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "expected", "runtime"),
+    [
+        ("chat/3/weights.gguf", "chat:3", "llama_cpp"),
+        ("table/v2/model.onnx", "table:v2", "onnx"),
+        ("chat/weights.gguf", "chat:1", "llama_cpp"),
+        ("Qwen3-0.6B-Q8_0.gguf", "Qwen3-0.6B-Q8_0:1", "llama_cpp"),
+        ("My model (v1)..final.GGUF", "My-model-v1-.final:1", "llama_cpp"),
+        ("net.onnx", "net:1", "onnx"),
+    ],
+)
+def test_a_lone_file_is_adopted_where_it_stands(tmp_path: Path, file: str, expected: str, runtime: str) -> None:
+    put(tmp_path, file)
+    models, broken = FolderRepository([tmp_path]).scan()
+    assert broken == []
+    (model,) = models
+    assert str(model.manifest.ref) == expected
+    assert (model.manifest.runtime, model.assumed) == (runtime, True)
+    assert (model.folder / model.manifest.artifact).is_file()
+    assert model.size_bytes > 0
+
+
+def test_a_sharded_gguf_is_one_model_named_without_its_numbers(tmp_path: Path) -> None:
+    put(tmp_path, "big-00001-of-00002.gguf", "big-00002-of-00002.gguf")
+    models, broken = scan(tmp_path)
+    assert (list(models), broken) == (["big:1"], [])
+    assert models["big:1"].artifact == "big-00001-of-00002.gguf"
+    (tmp_path / "big-00002-of-00002.gguf").unlink()
+    models, broken = scan(tmp_path)
+    assert models == {}
+    assert "big-00002-of-00002.gguf is missing" in broken[0]
+
+
+def test_a_vision_projector_is_no_model_of_its_own(tmp_path: Path) -> None:
+    put(tmp_path / "see" / "1", "model.gguf", "mmproj-model-f16.gguf")
+    models, broken = scan(tmp_path)
+    assert models["see:1"].artifact == "model.gguf"
+    assert broken == []
+
+
+def test_several_files_need_a_manifest(tmp_path: Path) -> None:
+    put(tmp_path / "two" / "1", "a.gguf", "b.gguf")
+    models, (message,) = scan(tmp_path)
+    assert models == {}
+    assert "several model files (a.gguf, b.gguf)" in message
+    assert str(tmp_path / "two" / "1") in message
+
+
+def test_what_looks_like_a_model_but_cannot_be_adopted_is_reported_and_the_rest_is_ignored(tmp_path: Path) -> None:
+    put(tmp_path / "hf", "config.json", "model.safetensors", "onnx/model.onnx")
+    put(tmp_path / "notes" / "2024", "readme.txt")
+    put(tmp_path / ".cache" / "1", "x.gguf")
+    put(tmp_path / "tf" / "1", "saved_model.pb")
+    models, broken = scan(tmp_path)
+    assert models == {}
+    assert len(broken) == 2
+    assert "model.safetensors" in broken[0]
+    assert "saved_model.pb" in broken[1]
+
+
+def test_a_misplaced_manifest_is_told_where_to_go(tmp_path: Path) -> None:
+    put(tmp_path / "iris", "model.onnx", manifest=IRIS)
+    assert "iris/1/model.yaml" in scan(tmp_path)[1][0]
+    assert "two levels above" in scan(tmp_path / "iris")[1][0]
+
+
+def test_one_bad_folder_hides_no_other(tmp_path: Path) -> None:
+    put(tmp_path / "bad" / "1", manifest="name: [")
+    put(tmp_path / "iris" / "1", "model.onnx", manifest=IRIS)
+    (tmp_path / "dangling.gguf").symlink_to(tmp_path / "nowhere")
+    models, broken = scan(tmp_path, tmp_path / "absent")
+    assert list(models) == ["iris:1"]
+    assert len(broken) == 2
+    assert "bad/1/model.yaml:" in broken[0]
+    assert "absent: the models folder cannot be read" in broken[1]
+
+
+def test_the_first_root_wins_and_the_other_is_named(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for root in (ours, theirs):
+        put(root / "iris" / "1", "model.onnx", manifest=IRIS)
+    models, broken = FolderRepository([ours, theirs]).scan()
+    assert [model.folder for model in models] == [ours / "iris" / "1"]
+    assert broken[0].folder == theirs / "iris" / "1"
+    assert "iris:1 is already served from" in broken[0].message
+
+
+def test_symbolic_links_placed_by_the_operator_are_followed(tmp_path: Path) -> None:
+    store = put(tmp_path / "store", "blob")
+    folder = put(tmp_path / "models" / "chat" / "1")
+    (folder / "model.gguf").symlink_to(store / "blob")
+    assert list(scan(tmp_path / "models")[0]) == ["chat:1"]
+
+
+def test_models_are_listed_in_order(tmp_path: Path) -> None:
+    put(tmp_path, "b.gguf", "a/10/x.onnx", "a/2/x.onnx", "a/beta/x.onnx")
+    assert list(scan(tmp_path)[0]) == ["a:beta", "a:2", "a:10", "b:1"]
+
+
+def test_verify_compares_digests_and_reads_a_file_once(tmp_path: Path) -> None:
+    folder = put(tmp_path / "iris" / "1", "model.onnx", manifest=IRIS)
+    artifact = folder / "model.onnx"
+    (folder / "model.yaml").write_text(IRIS + f"digests: {{model.onnx: '{file_digest(artifact)}'}}\n")
+    repository = FolderRepository([tmp_path])
+    (model,) = repository.scan()[0]
+    repository.verify(model)
+
+    stat = artifact.stat()
+    artifact.write_bytes(b"changed weights!!!")
+    assert artifact.stat().st_size == stat.st_size
+    os.utime(artifact, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    repository.verify(model)  # same size and time: the digest is remembered
+    os.utime(artifact, ns=(0, 1))
+    with pytest.raises(ModelLoadFailed, match=r"model\.onnx is damaged or was changed: its digest is sha256:"):
+        repository.verify(model)
+    artifact.unlink()
+    with pytest.raises(ModelLoadFailed, match="is missing"):
+        repository.verify(model)

@@ -1,0 +1,1 @@
+"""The scripts that make the built-in models; nothing in the server imports them."""

@@ -1,0 +1,1 @@
+"""Makes `iris`, the built-in tabular model."""
