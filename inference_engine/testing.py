@@ -1,8 +1,9 @@
-"""Public fakes for tests of models, dialects and services: they keep the ports' contracts and need no files or processes.
+"""Public fakes for tests of models, dialects and services: they keep the ports' contracts, without files or processes.
 
-    models = FakeRepository(manifest("echo"))
-    engine = await fake_engine(models, FakeExecutor(...))
+Give a `ModelService` a `FakeRepository(manifest("echo", signature=ECHO_SIGNATURE))` and
+`FakeExecutors({"echo:1": FakeExecutor(ECHO_SIGNATURE)})`, and everything above it runs as it would for a real model.
 """
+# ruff: noqa: ARG002 - fakes keep the ports' signatures
 
 from __future__ import annotations
 
@@ -43,9 +44,7 @@ ECHO_SIGNATURE = Signature(
 
 def manifest(name: str, version: str = "1", signature: Signature | None = None, **fields: Any) -> Manifest:
     """A manifest with the least that is needed; `fields` are any others of `Manifest`."""
-    return Manifest(
-        name=name, version=version, runtime="fake", artifact="model.fake", signature=signature, **fields
-    )
+    return Manifest(name=name, version=version, runtime="fake", artifact="model.fake", signature=signature, **fields)
 
 
 class FakeRepository:

@@ -36,12 +36,20 @@ export interface Model {
   tags: string[];
   capabilities: string[];
   signature: Signature | null;
+  /** The longest conversation in tokens; null for models without one. */
+  context_length?: number | null;
   routes: string[];
   memory_returned_bytes?: number;
 }
 
 export interface ModelDetails extends Model {
   manifest: Record<string, unknown>;
+}
+
+/** A folder of the repository that looks like a model and is none. */
+export interface BrokenFolder {
+  folder: string;
+  message: string;
 }
 
 export interface Route {
@@ -192,9 +200,7 @@ export async function listPublicNames(): Promise<string[]> {
   return (await get<{ data: { id: string }[] }>("/v1/models")).data.map((entry) => entry.id);
 }
 
-export async function listModels(): Promise<Model[]> {
-  return (await get<{ models: Model[] }>("/admin/models")).models;
-}
+export const listModels = () => get<{ models: Model[]; broken?: BrokenFolder[] }>("/admin/models");
 
 export async function listRoutes(): Promise<Route[]> {
   return (await get<{ routes: Route[] }>("/admin/routes")).routes;

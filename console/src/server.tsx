@@ -8,6 +8,7 @@ import {
   listPublicNames,
   listRoutes,
   onUnauthorized,
+  type BrokenFolder,
   type Model,
   type Route,
   type SystemInfo,
@@ -18,6 +19,7 @@ export type Connection = "connecting" | "online" | "offline" | "unauthorized";
 interface Snapshot {
   publicNames: string[];
   models: Model[];
+  broken: BrokenFolder[];
   routes: Route[];
   /** Why models and routes could not be read though the server answers; null when they could. */
   adminError: string | null;
@@ -31,7 +33,7 @@ export interface Server extends Snapshot {
   watch: (intervalMs: number) => () => void;
 }
 
-const EMPTY: Snapshot = { publicNames: [], models: [], routes: [], adminError: null };
+const EMPTY: Snapshot = { publicNames: [], models: [], broken: [], routes: [], adminError: null };
 const IDLE_INTERVAL_MS = 15_000;
 const RETRY_INTERVAL_MS = 4_000;
 
@@ -52,8 +54,8 @@ export function useFreshModels(intervalMs: number): void {
 async function readSnapshot(): Promise<Snapshot> {
   const publicNames = await listPublicNames();
   try {
-    const [models, routes] = await Promise.all([listModels(), listRoutes()]);
-    return { publicNames, models, routes, adminError: null };
+    const [{ models, broken = [] }, routes] = await Promise.all([listModels(), listRoutes()]);
+    return { publicNames, models, broken, routes, adminError: null };
   } catch (error) {
     // A key may be good for the models and not for their administration.
     if (error instanceof ApiError && error.status >= 400 && error.status !== 401) {

@@ -24,7 +24,7 @@ class ServerHealth(msgspec.Struct, frozen=True):
 
 
 class HealthService:
-    """Readiness of the server. The composition root calls `opened` when models are open, `closing` before they close."""
+    """Readiness of the server. Whoever runs it calls `opened` when models are open, `closing` before they close."""
 
     def __init__(self, models: ModelService) -> None:
         self._models = models

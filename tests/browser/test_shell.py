@@ -62,7 +62,7 @@ def test_dark_follows_the_system_and_a_choice_outlives_a_reload(open_page: OpenP
 
 @pytest.mark.parametrize("width", [360, 390, 768])
 @pytest.mark.parametrize("path", ["/console/chat", "/console/models", "/console/models?open=iris%3A1"])
-def test_nothing_scrolls_sideways(open_page: OpenPage, width: int, path: str) -> None:
+def test_nothing_scrolls_sideways_or_is_cut_off(open_page: OpenPage, width: int, path: str) -> None:
     page = open_page(path, viewport={"width": width, "height": 800})
     expect(page.get_by_role("status", name="Connected to the server")).to_be_visible()
     page.wait_for_timeout(400)
@@ -74,6 +74,13 @@ def test_nothing_scrolls_sideways(open_page: OpenPage, width: int, path: str) ->
     )
     assert too_wide == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut_off = page.evaluate(
+        """(width) => [...document.querySelectorAll("a, button, input, textarea, h1, h2, h3, p")]
+            .filter((it) => it.checkVisibility() && it.getBoundingClientRect().right > width + 1)
+            .map((it) => it.outerHTML.slice(0, 120))""",
+        width,
+    )
+    assert cut_off == []
 
 
 def test_an_unreachable_server_is_announced_until_it_is_back(open_page: OpenPage) -> None:

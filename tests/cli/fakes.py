@@ -163,8 +163,9 @@ class FakeComposition:
 class FakeServer:
     """The server's endpoints over a `FakeEngine`, as a handler for `httpx.MockTransport`."""
 
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeEngine, broken: Sequence[BrokenModel] = ()) -> None:
         self.engine = engine
+        self.broken = broken
         self.requests: list[httpx.Request] = []
         self.cut = False
 
@@ -196,7 +197,8 @@ class FakeServer:
             case "POST", ["unload"]:
                 return {"memory_returned_bytes": self.engine.unload(target)}
         if not rest:
-            return {"models": msgspec.to_builtins(self.engine.models())}
+            broken = [{"folder": str(item.folder), "message": item.message} for item in self.broken]
+            return {"models": msgspec.to_builtins(self.engine.models()), "broken": broken}
         status, manifest = self.engine.show(target)
         return msgspec.to_builtins(status) | {"manifest": msgspec.to_builtins(manifest)}
 

@@ -21,7 +21,7 @@ from inference_engine.adapters.cli.chat import SAMPLING, Conversation, Terminal
 from inference_engine.adapters.cli.local_client import LocalClient
 from inference_engine.adapters.cli.output import printable
 from inference_engine.domain.requests import Sampling
-from tests.cli.fakes import FakeComposition, FakeEngine
+from tests.cli.fakes import FakeComposition, FakeEngine, FakeRepository
 
 HERE = Path(__file__).parent
 
@@ -33,7 +33,7 @@ def conversation(engine: FakeEngine, written: list[str]) -> Iterator[Conversatio
         yield engine
 
     ticks = itertools.count()
-    with LocalClient(opened()) as client:
+    with LocalClient(opened(), FakeRepository([], [])) as client:
         yield Conversation(client, "guide", {}, written.append, clock=lambda: float(next(ticks)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -22,7 +23,10 @@ from inference_engine.domain.errors import (
     Unavailable,
     UnsupportedTask,
 )
-from tests.cli.fakes import FakeEngine, FakeServer
+from inference_engine.domain.ports import BrokenModel
+from tests.cli.fakes import FakeEngine, FakeRepository, FakeServer
+
+BROKEN = [BrokenModel(Path("x"), "x/1/model.yaml:3: bad")]
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def server(engine: FakeEngine) -> FakeServer:
-    return FakeServer(engine)
+    return FakeServer(engine, BROKEN)
 
 
 @pytest.fixture(params=["local", "http"])
@@ -42,13 +46,14 @@ def client(request: pytest.FixtureRequest, engine: FakeEngine, server: FakeServe
         yield engine
 
     http = HttpClient("http://test/", transport=httpx.MockTransport(server))
-    chosen: Client = http if request.param == "http" else LocalClient(opened())
+    chosen: Client = http if request.param == "http" else LocalClient(opened(), FakeRepository([], BROKEN))
     with http, chosen:
         yield chosen
 
 
 def test_models_are_listed_and_shown(client: Client, engine: FakeEngine) -> None:
     assert client.models() == engine.models()
+    assert client.broken() == ["x/1/model.yaml:3: bad"]
     for target in ("iris", "iris:1"):
         view, manifest = client.show(target)
         assert (view.target, str(manifest.ref)) == ("iris:1", "iris:1")
@@ -144,6 +149,10 @@ def test_a_server_that_is_not_ours_or_not_there_is_told_plainly() -> None:
 
     with http_client(gone) as client, pytest.raises(Unavailable, match="http://test cannot be reached"):
         client.models()
-    page = httpx.Response(200, text="<html>")
-    with http_client(lambda _: page) as client, pytest.raises(InferenceFailed, match="is it an inference-engine"):
-        client.models()
+    for text in ("<html>", "[]", '{"models": [{"name": 1}]}'):
+        page = httpx.Response(200, text=text)
+        with (
+            http_client(lambda _, page=page: page) as client,
+            pytest.raises(InferenceFailed, match="is it an inference"),
+        ):
+            client.models()

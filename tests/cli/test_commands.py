@@ -95,7 +95,7 @@ def test_version(call: Any) -> None:
     assert call("version", "--json").json == {"version": "1.2.3"}
 
 
-def test_list(call: Any) -> None:
+def test_list(call: Any, composition: FakeComposition) -> None:
     result = call("list")
     assert result.err == "no server at http://127.0.0.1:1: working in this process\n"
     assert [line.split() for line in result.out.splitlines()] == [
@@ -106,6 +106,9 @@ def test_list(call: Any) -> None:
     assert call("list", "--quiet").err == ""
     assert call("list", "--local").err == "working in this process\n"
     assert [model["name"] for model in call("list", "--json").json["models"]] == ["guide", "iris"]
+    composition.broken = [BrokenModel(Path("x"), "x/1/model.yaml:3: bad")]
+    assert "cannot be used: x/1/model.yaml:3: bad\n" in call("list").err
+    assert call("list", "--json").json["broken"] == ["x/1/model.yaml:3: bad"]
 
 
 def test_show(call: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import inference_engine
-from inference_engine.domain.model import Manifest
+from inference_engine.domain.model import Execution, Manifest
 from inference_engine.domain.ports import Runtime
 from inference_engine.domain.requests import Generate
 from inference_engine.domain.results import Delivered, Delta, Done, TextDelta
@@ -63,7 +63,9 @@ def delivered_of(deltas: list[TextDelta]) -> Delivered:
 
 
 def llama_manifest(artifact: str = "model.gguf", **options: object) -> Manifest:
-    return Manifest("m", "1", "llama_cpp", artifact, options={"parallel": 2, **options})
+    return Manifest(
+        "m", "1", "llama_cpp", artifact, execution=Execution(threads=1), options={"parallel": 2, **options}
+    )
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true", help="only evaluate")
     arguments = parser.parse_args()
     corpus = load_corpus()
-    print(f"{len(corpus.topics)} topics, {len(corpus.held_out)} held-out questions")
+    print(f"{len(corpus.topics)} topics, {len(corpus.held_out_keys)} held-out questions")
     if not arguments.evaluate:
         recipe = replace(Recipe(), steps=arguments.steps, threads=arguments.threads)
         started = time.monotonic()

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 CORPUS = Path(__file__).parent / "corpus"
-SEPARATE_FILES = {"templates.yaml", "off_topic.yaml", "follow_ups.yaml", "held_out.yaml", "systems.yaml"}
+HELD_OUT = ("held_out", "held_out_fresh")
+SEPARATE_FILES = {
+    "templates.yaml",
+    "off_topic.yaml",
+    "follow_ups.yaml",
+    "systems.yaml",
+    *(f"{n}.yaml" for n in HELD_OUT),
+}
 BRACKET = re.compile(r"\(([^()]*)\)")
 PLACEHOLDER = re.compile(r"<([a-z_]+)>")
 
@@ -66,8 +73,8 @@ class Corpus:
     words: dict[str, tuple[str, ...]]
     systems: tuple[str, ...]
     manual: tuple[str, ...]
-    held_out: tuple[HeldOut, ...]
-    held_out_keys: frozenset[str] = field(default_factory=frozenset)
+    held_out: dict[str, tuple[HeldOut, ...]]
+    held_out_keys: frozenset[str]
 
 
 def key(question: str) -> str:
@@ -113,7 +120,7 @@ def load_corpus() -> Corpus:
             topics[topic.id] = topic
     off_topic = read(CORPUS / "off_topic.yaml")
     topics["off_topic"] = Topic(**{**vars(topics["off_topic"]), "ask": tuple(off_topic["ask"])})
-    held_out = tuple(read_held_out(entry) for entry in read(CORPUS / "held_out.yaml"))
+    held_out = {name: tuple(map(read_held_out, read(CORPUS / f"{name}.yaml"))) for name in HELD_OUT}
     corpus = Corpus(
         topics=topics,
         follow_ups=tuple(
@@ -125,7 +132,7 @@ def load_corpus() -> Corpus:
         systems=tuple(read(CORPUS / "systems.yaml")),
         manual=read_manual(),
         held_out=held_out,
-        held_out_keys=frozenset(key(case.question) for case in held_out),
+        held_out_keys=frozenset(key(case.question) for cases in held_out.values() for case in cases),
     )
     check(corpus)
     return corpus
@@ -164,7 +171,7 @@ def check(corpus: Corpus) -> None:
     named = [topic.more for topic in corpus.topics.values()]
     for rule in corpus.follow_ups:
         named += [rule.to, *rule.after]
-    for case in corpus.held_out:
+    for case in (case for cases in corpus.held_out.values() for case in cases):
         named += [*case.topics, *(topic for _, topic in case.before)]
     missing = sorted(set(named) - set(corpus.topics))
     if missing:

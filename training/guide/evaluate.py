@@ -61,17 +61,18 @@ def chat_of(case: HeldOut, corpus: Corpus) -> list[dict[str, str]]:
     return [*chat, {"role": "user", "content": case.question}]
 
 
-def evaluate(corpus: Corpus, folder: Path, temperature: float = 0.0) -> float:
-    """Print every miss and the share of held-out questions answered with the right topic; return the share."""
+def evaluate(corpus: Corpus, folder: Path, temperature: float = 0.0) -> None:
+    """Print every miss, and for each held-out set the share of questions answered with the right topic."""
     torch.manual_seed(0)
-    chats = [chat_of(case, corpus) for case in corpus.held_out]
-    right = whole = 0
-    for case, answer in zip(corpus.held_out, Answerer(folder).answers(chats, temperature), strict=True):
-        topic, likeness = nearest(answer, corpus)
-        right += topic in case.topics
-        whole += likeness == 1.0
-        if topic not in case.topics:
-            print(f"miss: {case.question!r} wanted {'/'.join(case.topics)} got {topic} ({likeness:.2f})")
-    total = len(chats)
-    print(f"temperature {temperature}: right topic {right} of {total} ({right / total:.1%}); word for word {whole}")
-    return right / total
+    answerer = Answerer(folder)
+    for name, cases in corpus.held_out.items():
+        answers = answerer.answers([chat_of(case, corpus) for case in cases], temperature)
+        right = whole = 0
+        for case, answer in zip(cases, answers, strict=True):
+            topic, likeness = nearest(answer, corpus)
+            right += topic in case.topics
+            whole += likeness == 1.0
+            if topic not in case.topics:
+                print(f"miss: {case.question!r} wanted {'/'.join(case.topics)} got {topic} ({likeness:.2f})")
+        share = f"right topic {right} of {len(cases)} ({right / len(cases):.1%})"
+        print(f"{name} at temperature {temperature}: {share}; word for word as taught {whole}", flush=True)

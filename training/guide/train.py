@@ -19,7 +19,7 @@ from training.guide.tokenizer import CONTEXT_LENGTH, END, IGNORED, PAD, Encoder,
 
 POOL = 1024
 EXCERPT_SHARE = 0.08
-EARLY, EARLY_WHOLE_SHARE = 0.65, 0.15
+EARLY, EARLY_WHOLE_SHARE = 0.6, 0.15
 TOPIC_WEIGHT = 0.5
 
 
@@ -27,8 +27,8 @@ TOPIC_WEIGHT = 0.5
 class Recipe:
     """How long and how fast to train; one step sees about `batch_tokens` tokens."""
 
-    steps: int = 1400
-    batch_tokens: int = 6144
+    steps: int = 1100
+    batch_tokens: int = 4096
     muon_rate: float = 0.02
     adam_rate: float = 4e-3
     warmup_steps: int = 40

@@ -5,7 +5,7 @@ import { useEffect, useRef, type RefObject } from "react";
 import { SendIcon, StopIcon } from "../icons";
 import { useServer } from "../server";
 import { useChat } from "./settings";
-import classes from "./Chat.module.css";
+import classes from "./Composer.module.css";
 
 export function Composer() {
   const { model } = useChat();

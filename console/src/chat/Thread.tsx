@@ -2,7 +2,7 @@
 
 import { AuiIf, ThreadPrimitive, useAui, useAuiState } from "@assistant-ui/react";
 import { VisuallyHidden } from "@mantine/core";
-import { useEffect } from "react";
+import { useEffect, useRef } from "react";
 import { ArrowDownIcon } from "../icons";
 import { modelBehind, useServer } from "../server";
 import { AssistantMessage } from "./AssistantMessage";
@@ -22,6 +22,7 @@ const MESSAGES = { UserMessage, AssistantMessage, UserEditComposer: UserEditor }
 
 export function Thread() {
   useStopOnEscape();
+  useRefreshAfterRun();
   return (
     <ThreadPrimitive.Root className={classes.thread}>
       <ThreadPrimitive.Viewport className={classes.viewport} tabIndex={-1}>
@@ -65,6 +66,17 @@ function useStopOnEscape(): void {
     window.addEventListener("keydown", onKey);
     return () => window.removeEventListener("keydown", onKey);
   }, [aui]);
+}
+
+/** A message may have loaded its model, and what the page says of the model should follow. */
+function useRefreshAfterRun(): void {
+  const { refresh } = useServer();
+  const isRunning = useAuiState((state) => state.thread.isRunning);
+  const ran = useRef(false);
+  useEffect(() => {
+    if (isRunning) ran.current = true;
+    else if (ran.current) void refresh();
+  }, [isRunning, refresh]);
 }
 
 function Welcome() {

@@ -5,6 +5,7 @@ import { Button } from "@mantine/core";
 import { EditIcon } from "../icons";
 import { BranchPicker, CopyAction } from "./MessageActions";
 import classes from "./Chat.module.css";
+import field from "./Composer.module.css";
 
 const PARTS = { Text: PlainText };
 
@@ -33,9 +34,9 @@ function PlainText() {
 export function UserEditor() {
   return (
     <MessagePrimitive.Root className={classes.userMessage}>
-      <ComposerPrimitive.Root className={classes.editor}>
-        <ComposerPrimitive.Input className={classes.editorInput} aria-label="Edit the message" maxRows={14} autoFocus />
-        <div className={classes.editorEnd}>
+      <ComposerPrimitive.Root className={field.editor}>
+        <ComposerPrimitive.Input className={field.editorInput} aria-label="Edit the message" maxRows={14} autoFocus />
+        <div className={field.editorEnd}>
           <ComposerPrimitive.Cancel asChild>
             <Button variant="default">Cancel</Button>
           </ComposerPrimitive.Cancel>

@@ -22,7 +22,7 @@ export function ModelCards({ models, actions, onOpen }: ModelListProps) {
             <span>{model.task}</span>
             <span>{model.runtime}</span>
             <RoutesAndLicence model={model} />
-            {model.memory_bytes !== null && <span>{formatBytes(model.memory_bytes)}</span>}
+            {model.memory_bytes ? <span>{formatBytes(model.memory_bytes)}</span> : null}
             {model.in_flight + model.queued > 0 && (
               <span>
                 {model.in_flight} in flight, {model.queued} queued

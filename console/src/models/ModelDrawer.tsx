@@ -63,6 +63,7 @@ function Facts({ model }: { model: Model }) {
     ["Memory", formatBytes(model.memory_bytes)],
     ["Size on disk", formatBytes(model.size_bytes)],
     ["In flight / queued", `${model.in_flight} / ${model.queued}`],
+    ["Context", model.context_length ? `${model.context_length} tokens` : "–"],
     ["Restarts", String(model.restarts)],
     ["Loaded", formatTime(model.loaded_at)],
     ["Last used", formatTime(model.last_used_at)],

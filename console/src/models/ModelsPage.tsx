@@ -51,6 +51,7 @@ export default function ModelsPage() {
             {connection === "connecting" ? <Loader size="sm" /> : emptyText(models.length, filter, adminError)}
           </div>
         )}
+        <BrokenFolders />
       </div>
       <ModelDrawer model={opened} actions={actions} onClose={() => open(null)} />
     </div>
@@ -72,9 +73,28 @@ function Summary() {
   const held = models.reduce((sum, model) => sum + (model.memory_bytes ?? 0), 0);
   return (
     <p>
-      {ready} of {models.length} ready, holding {formatBytes(held)}
-      {system && ` of ${formatBytes(system.memory_total_bytes)}`}
+      {ready} of {models.length} ready
+      {held > 0 && `, holding ${formatBytes(held)}`}
+      {held > 0 && system && ` of ${formatBytes(system.memory_total_bytes)}`}
     </p>
+  );
+}
+
+function BrokenFolders() {
+  const { broken } = useServer();
+  if (broken.length === 0) return null;
+  return (
+    <section className={classes.broken}>
+      <h2>Folders that are no models</h2>
+      <ul>
+        {broken.map(({ folder, message }) => (
+          <li key={folder}>
+            <code>{folder}</code>
+            <p>{message}</p>
+          </li>
+        ))}
+      </ul>
+    </section>
   );
 }
 

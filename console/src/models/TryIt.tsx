@@ -3,6 +3,7 @@
 import { Button, Textarea } from "@mantine/core";
 import { useState } from "react";
 import { infer, type InferResponse, type Model, type Signature } from "../api";
+import { useServer } from "../server";
 import { exampleFor, nest, parseInputs } from "./tensors";
 import classes from "./Models.module.css";
 
@@ -17,6 +18,7 @@ interface Outcome {
 }
 
 export function TryIt({ model, signature }: Props) {
+  const { refresh } = useServer();
   const [text, setText] = useState(() => exampleFor(signature));
   const [running, setRunning] = useState(false);
   const [error, setError] = useState<string | null>(null);
@@ -35,6 +37,7 @@ export function TryIt({ model, signature }: Props) {
       setError(problem instanceof Error ? problem.message : String(problem));
     } finally {
       setRunning(false);
+      void refresh(); // the request may have loaded the model
     }
   };
 

@@ -1,7 +1,8 @@
 /** Numbers, times and shapes as people read them. */
 
+/** Nothing held, like nothing known, is a dash. */
 export function formatBytes(bytes: number | null | undefined): string {
-  if (bytes === null || bytes === undefined) return "–";
+  if (!bytes) return "–";
   const units = ["B", "kB", "MB", "GB", "TB"];
   let value = bytes;
   let unit = 0;

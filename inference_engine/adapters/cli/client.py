@@ -126,6 +126,9 @@ class Client(Protocol):
 
     def models(self) -> list[ModelView]: ...
 
+    def broken(self) -> list[str]:
+        """What is wrong with each folder that looks like a model and cannot be used."""
+
     def show(self, target: str) -> tuple[ModelView, Manifest]: ...
 
     def load(self, target: str) -> ModelView: ...

@@ -173,7 +173,9 @@ def _runtimes_and_models(composition: Composition, settings: Settings) -> Iterat
     known = {runtime.name: runtime for runtime in composition.runtimes()}
     for runtime in known.values():
         missing: Literal["warning", "broken"] = "broken" if runtime.name in needed else "warning"
-        detail = f"{runtime.name} {runtime.version}" if runtime.available else f"{runtime.name} is not installed"
+        detail = (
+            f"{runtime.name} {runtime.version}".rstrip() if runtime.available else f"{runtime.name} is not installed"
+        )
         yield Check("runtime", "ok" if runtime.available else missing, detail, runtime.remedy)
     for model in models:
         if model.manifest.runtime not in known:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 import msgspec
@@ -35,6 +35,37 @@ _DATATYPES = {"bool": "BOOL", "bytes": "BYTES", "float16": "FP16", "float32": "F
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 
 
+class _Broken(msgspec.Struct):
+    message: str
+
+
+class _Models(msgspec.Struct):
+    models: list[ModelView]
+    broken: list[_Broken] = []
+
+
+class _Details(ModelView, frozen=True, kw_only=True):
+    manifest: Manifest
+
+
+class _Unloaded(msgspec.Struct):
+    memory_returned_bytes: int
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any]
+
+
+class _Prediction(msgspec.Struct):
+    outputs: list[_Tensor]
+
+
+Answer = TypeVar("Answer")
+
+
 class HttpClient:
     """A `Client` of the server at `url`. `transport` replaces the network in tests."""
 
@@ -55,18 +86,21 @@ class HttpClient:
         self._http.close()
 
     def models(self) -> list[ModelView]:
-        answer = self._json("GET", "/admin/models")
-        return msgspec.convert(answer["models"], list[ModelView])
+        return self._json("GET", "/admin/models", kind=_Models).models
+
+    def broken(self) -> list[str]:
+        return [folder.message for folder in self._json("GET", "/admin/models", kind=_Models).broken]
 
     def show(self, target: str) -> tuple[ModelView, Manifest]:
-        answer = self._json("GET", self._admin(target))
-        return msgspec.convert(answer, ModelView), msgspec.convert(answer["manifest"], Manifest)
+        details = self._json("GET", self._admin(target), kind=_Details)
+        view = {name: getattr(details, name) for name in ModelView.__struct_fields__}
+        return ModelView(**view), details.manifest
 
     def load(self, target: str) -> ModelView:
-        return msgspec.convert(self._json("POST", self._admin(target) + "/load"), ModelView)
+        return self._json("POST", self._admin(target) + "/load", kind=ModelView)
 
     def unload(self, target: str) -> int:
-        return int(self._json("POST", self._admin(target) + "/unload").get("memory_returned_bytes", 0))
+        return self._json("POST", self._admin(target) + "/unload", kind=_Unloaded).memory_returned_bytes
 
     def predict(self, target: str, inputs: Mapping[str, Any]) -> list[Output]:
         view = self._resolve(target)
@@ -76,7 +110,7 @@ class HttpClient:
         body = {"inputs": [_tensor(name, value, dtypes) for name, value in inputs.items()]}
         name, _, version = target.partition(":")
         path = f"/v2/models/{name}/versions/{version}/infer" if version else f"/v2/models/{name}/infer"
-        return [_output(item) for item in self._json("POST", path, body)["outputs"]]
+        return [_output(item) for item in self._json("POST", path, body, kind=_Prediction).outputs]
 
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> HttpStream:
         body = {
@@ -100,17 +134,15 @@ class HttpClient:
             raise _failure(response)
         return response
 
-    def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    def _json(self, method: str, path: str, body: Any = None, *, kind: type[Answer]) -> Answer:
         response = self.send(self._http.build_request(method, path, json=body))
         try:
-            answer = response.json()
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
+            return msgspec.json.decode(response.content, type=kind)
+        except msgspec.MsgspecError as error:
             raise InferenceFailed(
-                f"{self._url}{path} did not answer with a JSON object: is it an inference-engine server?"
-            )
-        return answer
+                f"{self._url}{path} gave an answer that is not understood ({error}): "
+                "is it an inference-engine server of this version?"
+            ) from None
 
     def _resolve(self, target: str) -> ModelView:
         models = self.models()
@@ -231,9 +263,9 @@ def _guess(data: list[Any]) -> str:
     return "int64" if kinds <= {int} else "float32"
 
 
-def _output(item: dict[str, Any]) -> Output:
-    shape = tuple(item["shape"])
-    return Output(item["name"], _DTYPES.get(item["datatype"], item["datatype"]), shape, _nested(item["data"], shape))
+def _output(item: _Tensor) -> Output:
+    dtype = _DTYPES.get(item.datatype, item.datatype)
+    return Output(item.name, dtype, item.shape, _nested(item.data, item.shape))
 
 
 def _nested(data: list[Any], shape: tuple[int, ...]) -> Any:

@@ -12,13 +12,15 @@ from inference_engine.adapters.cli.client import Engine, Messages, ModelView, Ou
 
 if TYPE_CHECKING:
     from inference_engine.domain.model import Manifest
+    from inference_engine.domain.ports import ModelRepository
 
 
 class LocalClient:
     """A `Client` that owns an engine for as long as it is entered."""
 
-    def __init__(self, engine: AbstractContextManager[Engine]) -> None:
+    def __init__(self, engine: AbstractContextManager[Engine], repository: ModelRepository) -> None:
         self._owner = engine
+        self._repository = repository
 
     def __enter__(self) -> Self:
         self._engine = self._owner.__enter__()
@@ -29,6 +31,9 @@ class LocalClient:
 
     def models(self) -> list[ModelView]:
         return [_view(status) for status in self._engine.models()]
+
+    def broken(self) -> list[str]:
+        return [folder.message for folder in self._repository.scan()[1]]
 
     def show(self, target: str) -> tuple[ModelView, Manifest]:
         status, manifest = self._engine.show(target)

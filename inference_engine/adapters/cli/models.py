@@ -19,11 +19,13 @@ from inference_engine.adapters.cli.output import note, print_json, print_table, 
 def list_models(session: Session, connect: Callable[[], Client]) -> None:
     """List the models, loaded or not."""
     with connect() as client:
-        models = client.models()
+        models, broken = client.models(), client.broken()
     if session.json:
-        print_json({"models": models})
+        print_json({"models": models, "broken": broken})
         return
-    if not models and not session.quiet:
+    for message in () if session.quiet else broken:
+        note(f"cannot be used: {message}")
+    if not models:
         note("no models: put some in a folder and name it with --models (docs/models.md)")
         return
     rows = [

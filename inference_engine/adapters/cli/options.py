@@ -137,7 +137,7 @@ def _connect(
         note("working in this process" if local else f"no server at {url}: working in this process")
     from inference_engine.adapters.cli.local_client import LocalClient
 
-    return LocalClient(session.composition.engine(settings))
+    return LocalClient(session.composition.engine(settings), session.composition.repository(settings))
 
 
 def _http(session: Session, url: str, api_key: str | None) -> Client:

@@ -20,7 +20,7 @@ from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 
 
-def create_app(
+def create_app(  # noqa: PLR0917 - the composition root hands over everything
     settings: Settings,
     models: ModelService,
     inference: InferenceService,

@@ -46,13 +46,24 @@ def _seconds(value: bytes) -> float:
     return seconds
 
 
+_headers: dict[str, tuple[Served, tuple[Header, ...]]] = {}
+_REMEMBERED = 1024
+
+
 def served_headers(served: Served) -> tuple[Header, ...]:
-    """Which version answered, under which public name, and by which rule."""
-    return (
+    """Which version answered, under which public name, by which rule. Remembered: routes give the same object."""
+    known = _headers.get(served.route)
+    if known is not None and known[0] is served:
+        return known[1]
+    headers: tuple[Header, ...] = (
         (b"x-model-version", served.ref.version.encode("latin-1")),
         (b"x-model-route", served.route.encode("latin-1")),
         (b"x-model-rule", served.rule.encode("latin-1")),
     )
+    if len(_headers) >= _REMEMBERED:
+        _headers.clear()
+    _headers[served.route] = (served, headers)
+    return headers
 
 
 def retry_headers(error: EngineError) -> tuple[Header, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import mimetypes
 import re
 from pathlib import Path
@@ -23,11 +25,11 @@ PAGE_HEADERS: tuple[Header, ...] = (
     (b"referrer-policy", b"no-referrer"),
 )
 HTML = b"text/html; charset=utf-8"
-_MISSING = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Console not built</title>
+_MISSING = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Console not built</title>
 <body style="font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem">
 <h1>The console is not built</h1><p>The server runs, and its APIs answer: see <a href="/docs">/docs</a>.</p>
 <p>To have the console, run <code>make console</code> in the project's folder and reload this page.</p></body></html>
-""".encode()
+"""
 
 
 class Console:
@@ -35,20 +37,20 @@ class Console:
 
     def __init__(self, folder: Path, root_path: str = "") -> None:
         self._folder = folder
+        self._files: dict[Path, tuple[int, tuple[bytes, bytes, bytes]]] = {}
         self._home = (root_path + "/console/").encode("latin-1")
 
     async def redirect(self, exchange: Exchange) -> None:
         await exchange.respond(307, b"", HTML, headers=((b"location", self._home),))
 
     async def favicon(self, exchange: Exchange) -> None:
-        for name in ("favicon.ico", "favicon.svg"):
-            if (self._folder / name).is_file():
-                await self._send(exchange, self._folder / name)
-                return
-        raise HttpError(404, "not_found", "this server has no icon")
+        path = self._inside("favicon.ico") or self._inside("favicon.svg")
+        if path is None:
+            raise HttpError(404, "not_found", "this server has no icon")
+        await self._send(exchange, path)
 
     async def file(self, exchange: Exchange) -> None:
-        if not (self._folder / "index.html").is_file():
+        if self._inside("index.html") is None:
             await exchange.respond(404, _MISSING, HTML, headers=(*PAGE_HEADERS, _ASK_AGAIN))
             return
         name = exchange.path_params["file"]
@@ -71,9 +73,25 @@ class Console:
         return path if found else None
 
     async def _send(self, exchange: Exchange, path: Path) -> None:
+        kind, body, packed = await asyncio.to_thread(self._read, path)
+        cache = _CACHE_FOREVER if _HASHED.search(path.name) and path.parent != self._folder else _ASK_AGAIN
+        headers = (*PAGE_HEADERS, cache)
+        if packed and b"gzip" in exchange.headers.get(b"accept-encoding", b""):
+            body = packed
+            headers = (*headers, (b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding"))
+        await exchange.respond(200, body, kind, headers)
+
+    def _read(self, path: Path) -> tuple[bytes, bytes, bytes]:
+        """Content type, bytes, and compressed bytes where that pays. Kept as long as the file does not change."""
+        changed = path.stat().st_mtime_ns
+        known = self._files.get(path)
+        if known is not None and known[0] == changed:
+            return known[1]
         body = path.read_bytes()
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        if kind.startswith("text/") or kind.endswith("javascript"):
+        text = kind.startswith("text/") or kind.endswith(("javascript", "json", "svg+xml"))
+        if text:
             kind += "; charset=utf-8"
-        cache = _CACHE_FOREVER if _HASHED.search(path.name) and path.parent != self._folder else _ASK_AGAIN
-        await exchange.respond(200, body, kind.encode("latin-1"), (*PAGE_HEADERS, cache), compress=True)
+        file = (kind.encode("latin-1"), body, gzip.compress(body, 6) if text else b"")
+        self._files[path] = (changed, file)
+        return file

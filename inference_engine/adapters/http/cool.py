@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from inference_engine.adapters.http.exchange import App, Exchange, Receive, Scope, Send
+from inference_engine.adapters.http.exchange import App, Exchange, Scope
 
 EXCHANGE = "inference_engine.exchange"
 """Where the ASGI scope carries the exchange through the framework."""
@@ -22,11 +22,11 @@ class Cool:
         self._app: App | None = None
         self._making = asyncio.Lock()
 
-    async def __call__(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def __call__(self, exchange: Exchange) -> None:
         app = self._app or await self._made()
         method = "GET" if exchange.method == "HEAD" else exchange.method
         scope: Scope = {**exchange.scope, EXCHANGE: exchange, "path": exchange.path, "root_path": "", "method": method}
-        await app(scope, receive, send)
+        await app(scope, exchange.receive, exchange.send)
 
     async def _made(self) -> App:
         async with self._making:

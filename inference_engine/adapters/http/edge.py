@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
 from itertools import count
 from secrets import token_hex
 from typing import Protocol
@@ -18,12 +17,22 @@ import msgspec
 
 from inference_engine.adapters.http.cors import Cors
 from inference_engine.adapters.http.endpoints import Dialect, Endpoint, ErrorAnswer, HotTable
-from inference_engine.adapters.http.exchange import ClientGone, Exchange, HttpError, Message, Receive, Scope, Send
+from inference_engine.adapters.http.exchange import (
+    ClientGone,
+    Departures,
+    Exchange,
+    HttpError,
+    Message,
+    Receive,
+    Scope,
+    Send,
+)
 from inference_engine.core.logging import get_logger
-from inference_engine.domain.errors import EngineError, InferenceFailed, RequestCancelled
+from inference_engine.domain.errors import EngineError
 from inference_engine.services.access import AccessService
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_PUBLIC_COOL = ("/openapi.json",)  # what a client may send is no secret, and /docs needs it before it has a key
 _log = get_logger(__name__)
 
 
@@ -40,7 +49,7 @@ class EdgeOptions(msgspec.Struct, frozen=True):
 class CoolApp(Protocol):
     """Answers what is not hot; made on first need, because the framework behind it is slow to import."""
 
-    async def __call__(self, exchange: Exchange, receive: Receive, send: Send) -> None: ...
+    async def __call__(self, exchange: Exchange) -> None: ...
 
 
 class Edge:
@@ -57,6 +66,7 @@ class Edge:
         self._access_log = options.access_log
         self._max_body_bytes = options.max_body_bytes
         self._headers = ((b"x-inference-engine", options.version.encode("latin-1")),)
+        self._departures = Departures()
         self._id_prefix = token_hex(8).encode()
         self._ids = count(1)
         self.cool = cool
@@ -73,14 +83,23 @@ class Edge:
         if self._root and path.startswith(self._root + "/"):
             path = path[len(self._root) :]
         exchange = Exchange(
-            scope, receive, send, path, headers, request_id, self._headers, self._max_body_bytes
+            scope,
+            receive,
+            send,
+            scope["method"],
+            path,
+            headers,
+            request_id,
+            self._headers,
+            self._max_body_bytes,
+            self._departures,
         )
         if self._access_log:
-            await self._logged(exchange, receive, send)
+            await self._logged(exchange)
         else:
-            await self._answer(exchange, receive, send)
+            await self._answer(exchange)
 
-    async def _answer(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def _answer(self, exchange: Exchange) -> None:
         dialect = None
         try:
             if b"origin" in exchange.headers and await self._cors.answered(exchange):
@@ -88,10 +107,9 @@ class Edge:
             method = exchange.method
             found = self._hot.find("GET" if method == "HEAD" else method, exchange.path)
             if found is None:
-                exchange.principal = self._access.authenticate(exchange.headers)
-                if self.cool is None:
-                    raise HttpError(404, "not_found", f"there is nothing at {exchange.path[:200]}")
-                await self.cool(exchange, receive, send)
+                if exchange.path not in _PUBLIC_COOL:
+                    exchange.principal = self._access.authenticate(exchange.headers)
+                await self._answer_cool(exchange)
                 return
             endpoint, dialect, exchange.path_params = found
             if not endpoint.public:
@@ -100,7 +118,13 @@ class Edge:
         except (Exception, asyncio.CancelledError) as error:
             await self._failed(exchange, dialect or self.dialect_of(exchange.path), error)
         finally:
-            exchange.close()
+            if exchange.watched:
+                self._departures.discard(exchange)
+
+    async def _answer_cool(self, exchange: Exchange) -> None:
+        if self.cool is None:
+            raise HttpError(404, "not_found", f"there is nothing at {exchange.path[:200]}")
+        await self.cool(exchange)
 
     async def run(self, endpoint: Endpoint, dialect: Dialect, exchange: Exchange) -> None:
         """Run a cool endpoint: errors are answered in its dialect and never reach the framework."""
@@ -146,12 +170,11 @@ class Edge:
 
     # -- the access log ------------------------------------------------------------------------------------------
 
-    async def _logged(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def _logged(self, exchange: Exchange) -> None:
         started = time.perf_counter()
         try:
-            await self._answer(exchange, receive, send)
+            await self._answer(exchange)
         finally:
-            principal = getattr(exchange, "principal", None)
             _log.info(
                 "request",
                 method=exchange.method,
@@ -159,7 +182,7 @@ class Edge:
                 status=exchange.status,
                 seconds=round(time.perf_counter() - started, 6),
                 request_id=exchange.request_id.decode("latin-1"),
-                key=principal.key_id if principal else None,
+                key=exchange.principal.key_id,
                 client=exchange.scope["client"][0] if exchange.scope.get("client") else None,
             )
 

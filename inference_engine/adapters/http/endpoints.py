@@ -64,16 +64,18 @@ class Found(NamedTuple):
     params: dict[str, str]
 
 
+_REMEMBERED = 1024
 _Candidate = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], Endpoint, Dialect]
 
 
 class HotTable:
-    """Finds hot endpoints by method and path, without a regular expression."""
+    """Finds hot endpoints by method and path, without a regular expression. Found paths are remembered."""
 
     def __init__(self, dialects: tuple[Dialect, ...]) -> None:
         self._exact: dict[tuple[str, str], Found] = {}
         self._shaped: dict[tuple[str, int, str], list[_Candidate]] = {}
         self._prefixed: list[tuple[str, str, str, Endpoint, Dialect]] = []
+        self._remembered: dict[str, Found] = {}
         for dialect in dialects:
             for endpoint in dialect.endpoints:
                 if endpoint.hot:
@@ -94,6 +96,16 @@ class HotTable:
 
     def find(self, method: str, path: str) -> Found | None:
         """The hot endpoint for a request, or None."""
+        found = self._remembered.get(method + path)
+        if found is None:
+            found = self._search(method, path)
+            if found is not None:
+                if len(self._remembered) >= _REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[method + path] = found
+        return found
+
+    def _search(self, method: str, path: str) -> Found | None:
         found = self._exact.get((method, path))
         if found is not None:
             return found

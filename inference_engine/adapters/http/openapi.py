@@ -54,7 +54,9 @@ def _answer(doc: Doc, dialect: str, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _schema(kind: Any, dialect: str, schemas: dict[str, Any]) -> dict[str, Any]:
     """A reference to the schema of a type; its components get names of their own in each dialect."""
-    (schema,), components = msgspec.json.schema_components([kind], ref_template=f"#/components/schemas/{dialect}.{{name}}")
+    (schema,), components = msgspec.json.schema_components(
+        [kind], ref_template=f"#/components/schemas/{dialect}.{{name}}"
+    )
     schemas.update({f"{dialect}.{name}": component for name, component in components.items()})
     return schema
 

@@ -64,6 +64,7 @@ class RunnerProcess(asyncio.Protocol):
         self.popen = popen
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.last_beat_s = clock()
+        self.useful = False
         self._clock = clock
         self._to_runner = inbox
         self._from_runner = outbox
@@ -158,6 +159,11 @@ class RunnerProcess(asyncio.Protocol):
             self.ended.set_result(None)
 
     @property
+    def open(self) -> bool:
+        """False from the moment the socket is closed; `ended` follows once the process is gone."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
     def epitaph(self) -> str:
         """How the process ended, for people."""
         return self._obituary("while running")
@@ -171,10 +177,12 @@ class RunnerProcess(asyncio.Protocol):
     def _take(self, frame: frames.ToServer) -> None:
         match frame:
             case frames.Deltas(deltas):
+                self.useful = True
                 for id, delta in deltas:
                     if stream := self._streams.get(id):
                         stream.put(delta)
             case frames.Ran(id):
+                self.useful = True
                 batch = self._batches.get(id)
                 if batch is not None and not batch.done():
                     batch.set_result(frame)
@@ -200,7 +208,7 @@ class RunnerProcess(asyncio.Protocol):
     # -- requests -------------------------------------------------------------------------------------------------
 
     def _send(self, frame: frames.ToRunner) -> None:
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.open:
             raise ProcessLost(self.epitaph)
         self._transport.write(frames.encode(frame))
 

@@ -8,7 +8,6 @@ from contextlib import aclosing
 
 import msgspec
 
-
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, ModelNotReady, RunnerLost
 from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, StoredModel
@@ -24,8 +23,8 @@ class Supervision(msgspec.Struct, frozen=True):
     """When a runner counts as hung and how it is replaced. All in seconds.
 
     A process that has sent nothing, not even a heartbeat, for `hung_after_s` is killed; so is one that still computes
-    `cancel_grace_s` after it was told that nobody wants the result. Restarts come at once the
-    first time, then after `backoff_s`, doubled each time up to `max_backoff_s`, until one has lived `healthy_after_s`.
+    `cancel_grace_s` after it was told that nobody wants the result. A runner that has done useful work is replaced at
+    once; one that died before it answered anything after `backoff_s`, doubled each time up to `max_backoff_s`.
     """
 
     load_timeout_s: float = 600.0
@@ -34,7 +33,6 @@ class Supervision(msgspec.Struct, frozen=True):
     check_interval_s: float = 0.5
     backoff_s: float = 0.5
     max_backoff_s: float = 30.0
-    healthy_after_s: float = 60.0
     lives_per_request: int = 3
 
 
@@ -105,7 +103,7 @@ class RunnerExecutor:
         """The process that takes requests now; waits while one is being replaced."""
         while True:
             process = self._process
-            if process is not None and not process.ended.done():
+            if process is not None and process.open:
                 return process
             if self._state == "failed" and self._error is not None:
                 raise ModelNotReady(f"{self._model.manifest.ref} is down and could not be restarted: {self._error}")
@@ -123,12 +121,11 @@ class RunnerExecutor:
     async def _supervise(self, process: RunnerProcess) -> None:
         wait_s = 0.0
         while True:
-            born_s = self._clock()
             await self._watch(process)
             self._process = None
             self._set_state("restarting")
             _log.warning("runner lost", model=str(self._model.manifest.ref), reason=process.epitaph)
-            if self._clock() - born_s >= self._supervision.healthy_after_s:
+            if process.useful:
                 wait_s = 0.0
             process, wait_s = await self._replace(wait_s)
             self._process = process

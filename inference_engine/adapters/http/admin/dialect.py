@@ -134,9 +134,7 @@ def dialect(models: ModelService, system: Callable[[], Any]) -> Dialect:
                     errors=(400, 404),
                 ),
             ),
-            Endpoint(
-                "DELETE", route, admin.unpin, Doc("Take the pin away", response=wire.Routes, errors=(404,))
-            ),
+            Endpoint("DELETE", route, admin.unpin, Doc("Take the pin away", response=wire.Routes, errors=(404,))),
             Endpoint(
                 "POST", "/admin/refresh", admin.refresh, Doc("Read the model repository again", response=wire.Models)
             ),

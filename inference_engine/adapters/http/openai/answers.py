@@ -81,7 +81,9 @@ class ChatWriter:
         events = []
         for index in range(choices):
             delta = wire.ChatDelta(role="assistant", content="")
-            events.append(self._chunk([wire.ChatChunkChoice(index, delta)], self._head.served_by if not index else None))
+            events.append(
+                self._chunk([wire.ChatChunkChoice(index, delta)], self._head.served_by if not index else None)
+            )
         return b"".join(events)
 
     def event(self, delta: Delta) -> bytes:
@@ -141,7 +143,7 @@ class TextWriter:
             )
         )
 
-    def opening(self, choices: int) -> bytes:
+    def opening(self, choices: int) -> bytes:  # noqa: ARG002 - completions have no roles to announce
         return b""
 
     def event(self, delta: Delta) -> bytes:

@@ -84,9 +84,7 @@ async def merged(parts: Sequence[AsyncGenerator[Delta]], per_part: int) -> Async
             await part.aclose()
 
 
-async def _forward(
-    part: AsyncGenerator[Delta], arrived: asyncio.Queue[Delta | Exception | None], first: int
-) -> None:
+async def _forward(part: AsyncGenerator[Delta], arrived: asyncio.Queue[Delta | Exception | None], first: int) -> None:
     try:
         async with aclosing(part):
             async for delta in part:

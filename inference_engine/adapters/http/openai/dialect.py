@@ -24,7 +24,11 @@ _CHAT: dict[str, Any] = {
         "stream_options": {"include_usage": True},
     },
 }
-_HEAD: dict[str, Any] = {"created": 1790000000, "model": "guide", "system_fingerprint": "inference-engine-0.1.0/guide:1"}
+_HEAD: dict[str, Any] = {
+    "created": 1790000000,
+    "model": "guide",
+    "system_fingerprint": "inference-engine-0.1.0/guide:1",
+}
 _TAIL: dict[str, Any] = {
     "usage": {
         "prompt_tokens": 21,
@@ -99,8 +103,6 @@ def dialect(
                 hot=True,
             ),
             Endpoint("GET", "/v1/models", names.list, Doc("All names that can be asked for", response=wire.ModelList)),
-            Endpoint(
-                "GET", "/v1/models/{model}", names.get, Doc("One of them", response=wire.Model, errors=(404,))
-            ),
+            Endpoint("GET", "/v1/models/{model}", names.get, Doc("One of them", response=wire.Model, errors=(404,))),
         ),
     )

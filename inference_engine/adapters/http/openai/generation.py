@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import NamedTuple
 
 import msgspec
 
@@ -38,7 +39,7 @@ class Generations:
         request = requests.chat(body)
         generation = await self._inference.generate(self._target(body), request, self._calls.of(exchange))
         writer = ChatWriter(generation.served, self._fingerprint, bool(body.logprobs))
-        await _answer(exchange, body, generation.served, generation.deltas, writer, request.choices, 1)
+        await _answer(exchange, body, _Reply(generation.served, generation.deltas, writer, request.choices, 1))
 
     async def completions(self, exchange: Exchange) -> None:
         body = decode(_COMPLETION, await exchange.body())
@@ -50,7 +51,7 @@ class Generations:
         if len(generations) > 1:
             deltas = merged([generation.deltas for generation in generations], choices)
         writer = TextWriter(served, self._fingerprint, body.logprobs)
-        await _answer(exchange, body, served, deltas, writer, choices, len(wanted))
+        await _answer(exchange, body, _Reply(served, deltas, writer, choices, len(wanted)))
 
     def _target(self, body: wire.Common) -> str:
         target = body.model or self._default_model
@@ -59,47 +60,47 @@ class Generations:
         return target
 
 
-async def _answer(
-    exchange: Exchange,
-    body: wire.Common,
-    served: Served,
-    deltas: AsyncGenerator[Delta],
-    writer: Writer,
-    per_prompt: int,
-    prompts: int,
-) -> None:
-    """Read all deltas; when the client leaves, this task is cancelled and `deltas` is closed, which ends the compute."""
-    async with aclosing(deltas):
+class _Reply(NamedTuple):
+    """What is about to be answered: `per_prompt` choices for each of `prompts`, numbered through."""
+
+    served: Served
+    deltas: AsyncGenerator[Delta]
+    writer: Writer
+    per_prompt: int
+    prompts: int
+
+    @property
+    def choices(self) -> int:
+        return self.per_prompt * self.prompts
+
+
+async def _answer(exchange: Exchange, body: wire.Common, reply: _Reply) -> None:
+    """Read all deltas; when the client leaves, this task is cancelled and they are closed, which ends the compute."""
+    async with aclosing(reply.deltas) as deltas:
         exchange.cancel_when_gone()
-        tally = Tally(per_prompt)
+        tally = Tally(reply.per_prompt)
         if body.stream:
             usage = bool(body.stream_options and body.stream_options.include_usage)
-            await _stream(exchange, served, deltas, writer, tally, per_prompt * prompts, usage)
+            await _stream(exchange, reply, tally, usage=usage)
             return
-        choices = [Choice() for _ in range(per_prompt * prompts)]
+        choices = [Choice() for _ in range(reply.choices)]
         async for delta in deltas:
             choices[delta.index].add(delta)
             if isinstance(delta, Done):
                 tally.add(delta)
-    await exchange.respond(200, writer.whole(choices, tally), headers=served_headers(served), compress=True)
+    whole = reply.writer.whole(choices, tally)
+    await exchange.respond(200, whole, headers=served_headers(reply.served), compress=True)
 
 
-async def _stream(
-    exchange: Exchange,
-    served: Served,
-    deltas: AsyncGenerator[Delta],
-    writer: Writer,
-    tally: Tally,
-    choices: int,
-    usage: bool,
-) -> None:
+async def _stream(exchange: Exchange, reply: _Reply, tally: Tally, *, usage: bool) -> None:
     """An error before the first delta is an HTTP error; a later one is the stream's last event."""
+    writer, deltas = reply.writer, reply.deltas
     first = await anext(deltas, None)
     if first is None:
         raise InferenceFailed("the model ended without an answer")
-    await exchange.start_events(served_headers(served))
-    await exchange.send_events(writer.opening(choices) + _written(first, writer, tally))
+    await exchange.start_events(served_headers(reply.served))
     try:
+        await exchange.send_events(writer.opening(reply.choices) + _written(first, writer, tally))
         async for delta in deltas:
             await exchange.send_events(_written(delta, writer, tally))
     except EngineError as error:

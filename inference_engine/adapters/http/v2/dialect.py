@@ -65,7 +65,9 @@ def dialect(
             Endpoint("POST", model + "/infer", infer, _INFER, hot=True),
             Endpoint("POST", version_of + "/infer", infer, _INFER, hot=True),
             Endpoint("GET", "/v2/health/live", repository.live, Doc("The server runs"), hot=True, public=True),
-            Endpoint("GET", "/v2/health/ready", repository.ready, Doc("The server takes requests"), hot=True, public=True),
+            Endpoint(
+                "GET", "/v2/health/ready", repository.ready, Doc("The server takes requests"), hot=True, public=True
+            ),
             Endpoint("GET", "/v2", repository.server, Doc("The server", response=wire.ServerMetadata)),
             Endpoint("GET", model, repository.metadata, metadata),
             Endpoint("GET", version_of, repository.metadata, metadata),

@@ -70,9 +70,7 @@ class Repository:
         body = await exchange.body()
         only_ready = decode(_INDEX, body).ready if body.strip() else False
         statuses = self._models.statuses()
-        await self._json(
-            exchange, [_entry(status) for status in statuses if status.state == "ready" or not only_ready]
-        )
+        await self._json(exchange, [_entry(status) for status in statuses if status.state == "ready" or not only_ready])
 
     async def load(self, exchange: Exchange) -> None:
         await self._refuse_parameters(exchange, ())

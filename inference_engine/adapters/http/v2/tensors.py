@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from inference_engine.adapters.http.decoding import convert
-from inference_engine.adapters.http.v2.wire import DATATYPES, ELEMENTS, NUMPY, InferInput
+from inference_engine.adapters.http.v2.wire import BY_KIND, ELEMENTS, InferInput
 from inference_engine.domain.errors import InferenceFailed, InvalidTensor
 from inference_engine.domain.tensors import Array
 
@@ -27,21 +27,23 @@ def from_json(tensor: InferInput) -> Array:
     Raises:
         InvalidTensor: the element count is not that of the shape, the nesting differs, or a value is out of range.
     """
-    datatype, shape, data = type(tensor).__name__, tensor.shape, tensor.data
+    shape, data = tensor.shape, tensor.data
     if data and type(data[0]) is list:
         data = _flattened(tensor, data)
     if len(data) != math.prod(shape):
         raise _wrong_count(tensor, len(data))
     try:
-        if datatype == "BYTES":
+        if tensor.datatype == "BYTES":
             return _objects([text.encode() for text in data], shape)
-        return np.array(data, NUMPY[datatype]).reshape(shape)
+        return np.array(data, tensor.dtype).reshape(shape)
     except (TypeError, ValueError):  # a list among scalars
         raise InvalidTensor(f"input {tensor.name!r} mixes lists and elements", param=tensor.name) from None
     except AttributeError:
         raise InvalidTensor(f"input {tensor.name!r} mixes lists and strings", param=tensor.name) from None
     except OverflowError as error:
-        raise InvalidTensor(f"input {tensor.name!r} does not fit {datatype}: {error}", param=tensor.name) from None
+        raise InvalidTensor(
+            f"input {tensor.name!r} does not fit {tensor.datatype}: {error}", param=tensor.name
+        ) from None
 
 
 def _flattened(tensor: InferInput, data: list[Any]) -> list[Any]:
@@ -55,7 +57,7 @@ def _flattened(tensor: InferInput, data: list[Any]) -> list[Any]:
                     param=tensor.name,
                 )
         data = list(chain.from_iterable(data))
-    element: Any = ELEMENTS[type(tensor).__name__]
+    element: Any = ELEMENTS[tensor.datatype]
     checked: list[Any] = convert(data, list[element], f"input {tensor.name!r} data")
     return checked
 
@@ -73,13 +75,13 @@ def from_binary(tensor: InferInput, raw: memoryview) -> Array:
     Raises:
         InvalidTensor: the size is not that of shape and datatype.
     """
-    datatype, shape = type(tensor).__name__, tensor.shape
+    datatype, shape = tensor.datatype, tensor.shape
     if datatype == "BYTES":
         items = list(_split_bytes(tensor, raw))
         if len(items) != math.prod(shape):
             raise _wrong_count(tensor, len(items))
         return _objects(items, shape)
-    dtype = NUMPY[datatype]
+    dtype = tensor.dtype
     needed = math.prod(shape) * dtype.itemsize
     if len(raw) != needed:
         raise InvalidTensor(
@@ -100,7 +102,7 @@ def _split_bytes(tensor: InferInput, raw: memoryview) -> Iterable[bytes]:
             end += int.from_bytes(raw[at:end], "little")
         if end > len(raw) or end < at + 4:
             raise InvalidTensor(
-                f"input {tensor.name!r} ends inside an element: each BYTES element is a four-byte length, then its bytes",
+                f"input {tensor.name!r} ends inside an element: each is a four-byte length, then its bytes",
                 param=tensor.name,
             )
         yield bytes(raw[at + 4 : end])
@@ -119,7 +121,8 @@ def datatype_of(name: str, array: Array) -> str:
     Raises:
         InferenceFailed: v2 has no such datatype.
     """
-    datatype = "BYTES" if array.dtype.kind in "OSU" else DATATYPES.get(array.dtype.name)
+    dtype = array.dtype
+    datatype = "BYTES" if dtype.kind in "OSU" else BY_KIND.get((dtype.kind, dtype.itemsize))
     if datatype is None:
         raise InferenceFailed(f"output {name!r} is {array.dtype.name}, which v2 has no datatype for", param=name)
     return datatype

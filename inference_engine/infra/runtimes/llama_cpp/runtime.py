@@ -151,6 +151,7 @@ class LlamaCppRuntime:
                 "too large for the memory",
                 param="artifact",
             ) from None
+        self._server.handle_metrics()  # passes through the decoding loop: closing before that has begun would hang
 
     def _properties(self) -> dict[str, Any]:
         try:
@@ -213,6 +214,7 @@ def _params(options: LlamaCppOptions, path: Path, *, device: str, threads: int) 
     params.verbosity = -1
     params.ui = False
     params.endpoint_slots = False
+    params.endpoint_metrics = True
     params.sse_ping_interval = -1
     params.ctx_shift = False  # a full context ends the answer; nothing is cut silently
     params.n_batch = options.n_batch

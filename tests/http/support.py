@@ -1,0 +1,129 @@
+"""The HTTP side over fakes: the real services, the real application, no model behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from inference_engine.adapters.http.app import create_app
+from inference_engine.core.settings import Settings
+from inference_engine.domain.errors import EngineError, ModelLoadFailed
+from inference_engine.domain.model import ModelRef, Signature, TensorSpec
+from inference_engine.domain.ports import BrokenModel
+from inference_engine.services.access import AccessService
+from inference_engine.services.health import HealthService
+from inference_engine.services.inference import InferenceService
+from inference_engine.services.models import ModelService
+from inference_engine.testing import (
+    ECHO_SIGNATURE,
+    FakeExecutor,
+    FakeExecutors,
+    FakeRepository,
+    FakeRoutes,
+    RecordingTelemetry,
+    manifest,
+)
+
+VERSION = "0.1.0-test"
+DTYPES = (
+    *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+    *("float16", "float32", "float64", "bytes"),
+)
+
+
+def echo_of(dtype: str) -> Signature:
+    return Signature((TensorSpec("x", dtype, (-1, -1)),), (TensorSpec("y", dtype, (-1, -1)),))
+
+
+class World:
+    """Everything of one server: change its executors and repository before or between requests.
+
+    Models: `echo` (1 and 2, float32 [-1,4]), `echo-DTYPE` for every dtype, `any` (no signature), `chatty` (generates),
+    `failing` (its files are refused).
+    """
+
+    def __init__(self, settings: Settings | None = None, console_dist: Path | None = None) -> None:
+        self.settings = settings or Settings()
+        self.chatty = FakeExecutor(kinds=("chat", "complete"))
+        self.echo = FakeExecutor(ECHO_SIGNATURE)
+        executors = {"chatty:1": self.chatty, "echo:1": self.echo, "echo:2": FakeExecutor(ECHO_SIGNATURE)}
+        executors |= {f"echo-{dtype}:1": FakeExecutor(echo_of(dtype)) for dtype in DTYPES}
+        executors |= {"any:1": FakeExecutor(), "failing:1": FakeExecutor()}
+        self.executors = FakeExecutors(executors)
+        self.repository = FakeRepository(
+            *(self._manifest(target) for target in executors),
+            broken=[BrokenModel(Path("models/bad/1"), "models/bad/1/model.yaml:1: name is missing")],
+        )
+        self.repository.refuse[ModelRef("failing", "1")] = ModelLoadFailed("model.fake is damaged: fetch it again")
+        self.routes = FakeRoutes()
+        self.telemetry = RecordingTelemetry()
+        self.models = ModelService(self.repository, self.executors, self.routes, self.telemetry, time.monotonic)
+        self.inference = InferenceService(self.models, self.telemetry, time.monotonic)
+        self.health = HealthService(self.models)
+        self.app = create_app(
+            self.settings,
+            self.models,
+            self.inference,
+            AccessService(self.settings.api_keys, self.settings.api_key_header),
+            self.health,
+            lambda: (b"# metrics\n", "text/plain; version=0.0.4"),
+            lambda: {"version": VERSION},
+            VERSION,
+            time.monotonic,
+            *((console_dist,) if console_dist else ()),
+        )
+
+    @staticmethod
+    def _manifest(target: str) -> Any:
+        name, _, version = target.partition(":")
+        task = "text-generation" if name == "chatty" else "tabular-regression"
+        signature = ECHO_SIGNATURE if name == "echo" else None
+        return manifest(name, version, signature, task=task, description=f"The {name} fake")
+
+    async def open(self) -> None:
+        await self.models.open()
+        self.health.opened()
+
+    def client(self, **headers: str) -> httpx.AsyncClient:
+        """Talks to the application in this process; what escapes the application is raised."""
+        transport = httpx.ASGITransport(self.app)
+        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+    def fail_with(self, error: EngineError, after: int | None = None) -> None:
+        """Let generations fail, at once or after some words."""
+        self.chatty.fail, self.chatty.fail_after = error, after
+
+
+@contextlib.contextmanager
+def listening(world: World) -> Iterator[str]:
+    """The application on a real socket, in a thread of its own; gives the base URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(world.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    started = threading.Event()
+
+    async def run() -> None:
+        await world.open()
+        started.set()
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            await world.models.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
+    thread.start()
+    started.wait(10)
+    try:
+        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(10)
