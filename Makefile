@@ -7,7 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .PHONY: run test test-all check bench console guide iris clean
 
-run: .venv/server.stamp console
+run: .venv/pip.stamp
+	@$(MAKE) --no-print-directory --jobs 2 .venv/server.stamp console
 	$(BIN)/inference-engine serve --host $(HOST) --port $(PORT)
 
 test: .venv/test.stamp console
@@ -29,8 +30,8 @@ check: .venv/test.stamp
 bench: .venv/bench.stamp
 	$(BIN)/python -m benchmarks
 
-console: .venv/server.stamp
-	@$(BIN)/python hatch_build.py
+console: .venv/pip.stamp
+	@$(BIN)/python hatch_build.py --install-node
 
 guide: .venv/training.stamp
 	$(BIN)/python -m training.guide

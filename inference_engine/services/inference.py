@@ -17,7 +17,7 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.ports import Telemetry
 from inference_engine.domain.requests import Call, Chat, Generate, Kind, Predict, check_generate
-from inference_engine.domain.results import Delta, Done, Prediction, Served, TextDelta
+from inference_engine.domain.results import Delta, Done, Prediction, Served
 from inference_engine.domain.tensors import Array, check_inputs
 from inference_engine.services.models import LiveModel, ModelService
 
@@ -134,9 +134,7 @@ def _deadline(live: LiveModel, call: Call, started: float) -> float:
     return own if call.deadline_s is None else min(own, call.deadline_s)
 
 
-async def _choices(
-    live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]
-) -> AsyncGenerator[Delta]:
+async def _choices(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
     """All choices of a request, interleaved as they come; each is one generation of its own in the executor."""
     if request.choices == 1:
         async with aclosing(_one(live, request, call, 0, clock)) as deltas:
@@ -207,4 +205,3 @@ async def _next_delta(
             return await anext(deltas, None)
     except TimeoutError:
         raise DeadlineExceeded(f"{live.manifest.ref} did not finish within the deadline of this request") from None
-

@@ -10,7 +10,6 @@ from typing import Literal
 
 import msgspec
 
-
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, ModelLoadFailed, ModelNotFound, ShuttingDown
 from inference_engine.domain.model import Manifest, ModelRef, Signature
@@ -137,6 +136,7 @@ class ModelService:
         routes: RouteStore,
         telemetry: Telemetry,
         clock: Callable[[], float],
+        *,
         drain_s: float = 30.0,
     ) -> None:
         self._repository = repository

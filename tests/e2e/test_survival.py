@@ -23,7 +23,11 @@ def client(fragile: LiveServer) -> openai.OpenAI:
 
 def ask(client: openai.OpenAI, **options: object) -> str:
     answer = client.chat.completions.create(
-        model="guide:1", messages=[{"role": "user", "content": QUESTION}], temperature=0, max_tokens=120, **options  # type: ignore[call-overload]
+        model="guide:1",
+        messages=[{"role": "user", "content": QUESTION}],
+        temperature=0,
+        max_tokens=120,
+        **options,  # type: ignore[call-overload]
     )
     return str(answer.choices[0].message.content)
 
@@ -78,11 +82,10 @@ def test_a_json_schema_answer_survives_too(client: openai.OpenAI, fragile: LiveS
         "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}},
     }
     whole = client.chat.completions.create(**asked).choices[0].message.content
-    text, chunks = "", 0
-    for chunk in client.chat.completions.create(**asked, stream=True):
+    text = ""
+    for number, chunk in enumerate(client.chat.completions.create(**asked, stream=True)):
         text += chunk.choices[0].delta.content or "" if chunk.choices else ""
-        chunks += 1
-        if chunks == 6:
+        if number == 5:
             os.kill(fragile.pid_of("guide"), signal.SIGKILL)
     assert text == whole
 

@@ -23,10 +23,17 @@ Start = Callable[..., Awaitable[Executor]]
 
 def python_model(folder: Path, body: str, signature: Signature | None = FLOATS, **execution: object) -> StoredModel:
     """A model folder with one Python class, `Model`, whose methods are `body`."""
-    source = "import os, time, pathlib\nimport numpy as np\n\nclass Model:\n" + textwrap.indent(textwrap.dedent(body), "    ")
+    source = "import os, time, pathlib\nimport numpy as np\n\nclass Model:\n" + textwrap.indent(
+        textwrap.dedent(body), "    "
+    )
     (folder / "model.py").write_text(source)
     manifest = Manifest(
-        "probe", "1", "python", "model.py:Model", signature=signature, execution=Execution(**execution)  # type: ignore[arg-type]
+        "probe",
+        "1",
+        "python",
+        "model.py:Model",
+        signature=signature,
+        execution=Execution(**execution),  # type: ignore[arg-type]
     )
     return StoredModel(manifest, folder)
 

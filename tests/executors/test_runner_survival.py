@@ -50,7 +50,9 @@ async def test_a_generation_goes_on_where_it_was_cut(start: Start, act: signal.S
 async def test_all_running_generations_survive_one_death(start: Start) -> None:
     executor = await start("runner", COUNT, None)
     texts = await asyncio.gather(
-        read(executor, 60, 10, signal.SIGKILL), read(executor, 40, -1, signal.SIGKILL), read(executor, 70, -1, signal.SIGKILL)
+        read(executor, 60, 10, signal.SIGKILL),
+        read(executor, 40, -1, signal.SIGKILL),
+        read(executor, 70, -1, signal.SIGKILL),
     )
     assert texts == ["".join(f"{i} " for i in range(n)) for n in (60, 40, 70)]
 
@@ -158,5 +160,3 @@ asyncio.run(main())
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < give_up, "the runner outlived its server"
         await asyncio.sleep(0.05)
-
-

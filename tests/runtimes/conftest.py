@@ -63,9 +63,7 @@ def delivered_of(deltas: list[TextDelta]) -> Delivered:
 
 
 def llama_manifest(artifact: str = "model.gguf", **options: object) -> Manifest:
-    return Manifest(
-        "m", "1", "llama_cpp", artifact, execution=Execution(threads=1), options={"parallel": 2, **options}
-    )
+    return Manifest("m", "1", "llama_cpp", artifact, execution=Execution(threads=1), options={"parallel": 2, **options})
 
 
 @pytest.fixture(scope="session")

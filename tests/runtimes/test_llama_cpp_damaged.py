@@ -48,6 +48,12 @@ def test_the_head_of_a_good_file_is_read() -> None:
     assert head.of_architecture("block_count") >= 1
 
 
+def _with(whole: bytes, key: str, value: int) -> bytes:
+    """The file with a 32-bit metadata value replaced."""
+    at = whole.index(f"qwen3.{key}".encode()) + len(f"qwen3.{key}") + 4
+    return whole[:at] + struct.pack("<I", value) + whole[at + 4 :]
+
+
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda _: b"", "empty file"),
     "random": (lambda _: random.Random(1).randbytes(5000), "not with 'GGUF'"),
@@ -62,6 +68,9 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         "more than the file has bytes",
     ),
     **{f"cut-{size}": (lambda b, size=size: b[:size], "truncated") for size in (20, 30, 200, 5000, 20000)},  # type: ignore[misc]
+    "layers": (lambda b: _with(b, "block_count", 0), "block_count is 0"),
+    "many-layers": (lambda b: _with(b, "block_count", 2**32 - 1), "block_count is 4294967295"),
+    "context": (lambda b: _with(b, "context_length", 0), "context_length is 0"),
     "cut-last-byte": (lambda b: b[:-40], "truncated"),
 }
 
@@ -85,8 +94,7 @@ def test_a_missing_file_and_one_outside_the_folder_are_named(tmp_path: Path) -> 
 
 def test_wrong_sizes_that_llama_cpp_notices_are_load_errors(whole: bytes, tmp_path: Path) -> None:
     for key in ("embedding_length", "feed_forward_length", "attention.key_length", "block_count"):
-        at = whole.index(f"qwen3.{key}".encode()) + len(f"qwen3.{key}") + 4
-        (tmp_path / key).write_bytes(whole[:at] + struct.pack("<I", 7) + whole[at + 4 :])
+        (tmp_path / key).write_bytes(_with(whole, key, 7))
     names = [path.name for path in tmp_path.iterdir()]
     ended = subprocess.run(
         [sys.executable, "-c", LOAD, str(tmp_path), *names], capture_output=True, text=True, timeout=60, check=False

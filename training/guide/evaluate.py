@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from training.guide.corpus import Corpus, HeldOut
 
@@ -20,8 +20,8 @@ class Answerer:
     """Answers chats with the SafeTensors source through transformers, in float32."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder, padding_side="left")
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
+        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def answers(self, chats: Sequence[list[dict[str, str]]], temperature: float = 0.0) -> list[str]:
         """One answer per chat; temperature 0 is greedy."""

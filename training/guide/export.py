@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -68,7 +69,7 @@ def write_gguf(model: LlamaForCausalLM, tokenizer: Tokenizer, path: Path) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     writer = gguf.GGUFWriter(part, "llama")
-    config = model.config
+    config: Any = model.config
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name("guide")
     writer.add_description(DESCRIPTION)
@@ -107,8 +108,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
-    writer.add_eos_token_id(tokenizer.token_to_id(END))
-    writer.add_pad_token_id(tokenizer.token_to_id(PAD))
+    writer.add_eos_token_id(tokens.index(END))
+    writer.add_pad_token_id(tokens.index(PAD))
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
     writer.add_chat_template(CHAT_TEMPLATE)

@@ -42,7 +42,7 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
     """Write `tokenizer.json` and `tokenizer_config.json` with the chat template."""
-    fast = PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # transformers has no type for it
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,

@@ -166,7 +166,8 @@ def train(corpus: Corpus, tokenizer: Tokenizer, recipe: Recipe) -> LlamaForCausa
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         progress.add(step + 1, batch.ids.numel(), tokens.item(), topics.item(), right)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 class Progress:

@@ -15,7 +15,6 @@ from typing import cast
 
 import psutil
 
-
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import InferenceFailed, ModelLoadFailed, RequestCancelled
 from inference_engine.domain.ports import BatchResult, Loaded, StoredModel
@@ -139,7 +138,7 @@ class RunnerProcess(asyncio.Protocol):
             _log.exception("runner sent what cannot be read", pid=self.popen.pid)
             self.kill()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         self.kill()
         asyncio.get_running_loop().create_task(self._bury())
 
@@ -181,29 +180,36 @@ class RunnerProcess(asyncio.Protocol):
                 for id, delta in deltas:
                     if stream := self._streams.get(id):
                         stream.put(delta)
-            case frames.Ran(id):
-                self.useful = True
-                batch = self._batches.get(id)
-                if batch is not None and not batch.done():
-                    batch.set_result(frame)
-                else:
-                    self._release(frame)
-            case frames.RunError(id, error):
-                batch = self._batches.get(id)
-                if batch is not None and not batch.done():
-                    batch.set_exception(error.restore())
             case frames.Ended(id):
                 self._cancelled_at.pop(id, None)
                 if stream := self._streams.get(id):
                     stream.put(frame)
-            case frames.Ready(loaded):
-                if not self._ready.done():
-                    self._ready.set_result(loaded)
-            case frames.LoadError(error):
-                if not self._ready.done():
-                    self._ready.set_exception(error.restore())
+            case frames.Ran() | frames.RunError():
+                self._batch_ended(frame)
+            case frames.Ready() | frames.LoadError():
+                self._load_ended(frame)
             case frames.Beat():
                 pass
+
+    def _batch_ended(self, frame: frames.Ran | frames.RunError) -> None:
+        batch = self._batches.get(frame.id)
+        wanted = batch is not None and not batch.done()
+        if isinstance(frame, frames.Ran):
+            self.useful = True
+            if batch is not None and wanted:
+                batch.set_result(frame)
+            else:
+                self._release(frame)
+        elif batch is not None and wanted:
+            batch.set_exception(frame.error.restore())
+
+    def _load_ended(self, frame: frames.Ready | frames.LoadError) -> None:
+        if self._ready.done():
+            return
+        if isinstance(frame, frames.Ready):
+            self._ready.set_result(frame.loaded)
+        else:
+            self._ready.set_exception(frame.error.restore())
 
     # -- requests -------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The default executor: a model in a process of its own that is watched, replaced when it dies or hangs, and resumed."""
+"""The default executor: a model in a process of its own that is watched, and replaced when it dies or hangs."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from typing import cast
@@ -18,8 +19,10 @@ LIBRARIES = {"llama_cpp": "xllamacpp", "onnx": "onnxruntime", "python": ""}
 class EntryPointCatalog:
     """Every runtime an installed package offers in the group `inference_engine.runtimes`, by the manifest's word."""
 
-    def __init__(self) -> None:
-        self._points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
+    def __init__(self, points: Iterable[EntryPoint] | None = None) -> None:
+        """`points` replaces what is installed."""
+        found = entry_points(group=GROUP) if points is None else points
+        self._points: dict[str, EntryPoint] = {point.name: point for point in found}
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self._points))

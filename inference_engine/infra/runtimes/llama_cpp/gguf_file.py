@@ -17,6 +17,8 @@ from inference_engine.domain.errors import ModelLoadFailed
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
+# sizes outside these make llama.cpp abort the process instead of reporting an error
+_SANE = {"block_count": 512, "context_length": 2**31 - 1}
 _KEPT_ARRAY = 256  # longer arrays (vocabularies) are only counted
 
 # ggml tensor types: id -> (elements per block, bytes per block); an unknown type is not checked
@@ -72,6 +74,14 @@ def read_head(path: Path) -> GgufHead:
         raise ModelLoadFailed(f"{path} cannot be read: {error}", param="artifact") from None
 
 
+def _check_sizes(metadata: dict[str, Any]) -> None:
+    architecture = metadata["general.architecture"]
+    for key, most in _SANE.items():
+        value = metadata.get(f"{architecture}.{key}")
+        if isinstance(value, int) and not 1 <= value <= most:
+            raise _DamagedError(f"{architecture}.{key} is {value}, it must lie between 1 and {most}")
+
+
 class _Reader:
     """A cursor over the mapped file; every read is held to the file's end."""
 
@@ -95,6 +105,7 @@ class _Reader:
             self._entry(metadata)
         if not isinstance(metadata.get("general.architecture"), str):
             raise _DamagedError("its metadata does not name an architecture")
+        _check_sizes(metadata)
         parameters = self._tensors(tensors, metadata)
         return GgufHead(metadata, parameters, self._end)
 

@@ -27,9 +27,10 @@ from inference_engine.infra.runtimes.llama_cpp.grammar import (
     left_recursive,
     optional,
 )
+from inference_engine.infra.runtimes.llama_cpp.number_ranges import FRACTION, digits_between, number_in_range
 
 MAX_BYTES = 65536
-MAX_DEPTH = 32
+MAX_DEPTH = 64  # steps of a JSON pointer
 MAX_NODES = 5000
 MAX_REPEAT = 2000  # llama.cpp refuses more
 MAX_REPEATS = 20_000
@@ -75,7 +76,7 @@ _COMMON: dict[str, Node] = {
     "string": Sequence((Text('"'), Repeat(Rule("char"), 0, None), Text('"'))),
     "natural": Choice((Text("0"), Sequence((chars("19"), Repeat(_DIGIT, 0, 15))))),
     "integer": Sequence((optional(Text("-")), Rule("natural"))),
-    "fraction": Sequence((Text("."), Repeat(_DIGIT, 1, 16))),
+    "fraction": FRACTION,
     "number": Sequence(
         (
             Rule("integer"),
@@ -142,8 +143,8 @@ class _Compiler:
 
     def node(self, schema: Any, place: str) -> Node:
         self._nodes += 1
-        if self._nodes > MAX_NODES or place.count("/") > 2 * MAX_DEPTH:
-            raise _refused(place, f"it is larger than {MAX_NODES} parts or deeper than {MAX_DEPTH} levels")
+        if self._nodes > MAX_NODES or place.count("/") > MAX_DEPTH:
+            raise _refused(place, f"it is larger than {MAX_NODES} parts or deeper than {MAX_DEPTH} steps")
         if schema is True or schema == {}:
             return _VALUE
         if not isinstance(schema, dict):
@@ -285,7 +286,9 @@ class _Compiler:
                 raise _refused(place, f"the bound {bound} is larger than 10^18")
         if low is not None and high is not None and low > high:
             raise _refused(place, f"minimum {low} is more than maximum {high}")
-        return _in_range(None if low is None else int(low), None if high is None else int(high), kind == "number")
+        return number_in_range(
+            None if low is None else int(low), None if high is None else int(high), fractions=kind == "number"
+        )
 
     def _reference(self, schema: dict[str, Any], place: str) -> Node:
         pointer = schema["$ref"]
@@ -378,61 +381,8 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _in_range(low: int | None, high: int | None, fractions: bool) -> Node:
-    options: list[Node] = []
-    if high is None or high >= 0:
-        options.append(_magnitude(max(low or 0, 0), high, fractions))
-    if low is None or low < 0:
-        least = -high if high is not None and high < 0 else int(not fractions)
-        options.append(Sequence((Text("-"), _magnitude(least, None if low is None else -low, fractions))))
-    return Choice(tuple(options))
-
-
-def _magnitude(low: int, high: int | None, fractions: bool) -> Node:
-    """Numbers without sign from `low` to `high`."""
-    if not fractions:
-        return _whole(low, high)
-    fraction = optional(Rule("fraction"))
-    if high is None:
-        return Sequence((_whole(low, None), fraction))
-    top = Sequence((_whole(high, high), optional(Sequence((Text("."), Repeat(Chars(((48, 48),)), 1, 16))))))
-    return Choice((Sequence((_whole(low, high - 1), fraction)), top)) if low < high else top
-
-
-def _whole(low: int, high: int | None) -> Node:
-    """Whole numbers from `low` to `high`, without leading zeros."""
-    size = len(str(low))
-    last = len(str(high)) if high is not None else size
-    options = []
-    for digits in range(size, last + 1):
-        least = low if digits == size else 10 ** (digits - 1)
-        most = high if high is not None and digits == last else 10**digits - 1
-        options.append(_same_length(str(least), str(most)))
-    if high is None:
-        options.append(Sequence((chars("19"), Repeat(_DIGIT, size, max(size, 17)))))
-    return Choice(tuple(options))
-
-
-def _same_length(low: str, high: str) -> Node:
-    if not low:
-        return Text("")
-    rest = len(low) - 1
-    if low == "0" * len(low) and high == "9" * len(low):
-        return Repeat(_DIGIT, len(low), len(low))
-    if low[0] == high[0]:
-        return Sequence((Text(low[0]), _same_length(low[1:], high[1:])))
-    options: list[Node] = [
-        Sequence((Text(low[0]), _same_length(low[1:], "9" * rest))),
-        Sequence((Text(high[0]), _same_length("0" * rest, high[1:]))),
-    ]
-    if ord(high[0]) - ord(low[0]) > 1:
-        between = Chars(((ord(low[0]) + 1, ord(high[0]) - 1),))
-        options.append(Sequence((between, Repeat(_DIGIT, rest, rest))) if rest else between)
-    return Choice(tuple(options))
-
-
 def _two(low: int, high: int) -> Node:
-    return _same_length(f"{low:02}", f"{high:02}")
+    return digits_between(f"{low:02}", f"{high:02}")
 
 
 def _hex(count: int) -> Node:

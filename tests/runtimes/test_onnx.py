@@ -1,0 +1,240 @@
+"""The onnx runtime against the real library."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import inference_engine
+from inference_engine.domain.errors import (
+    InvalidManifest,
+    InvalidRequest,
+    InvalidTensor,
+    ModelLoadFailed,
+    RuntimeMissing,
+    UnsupportedTask,
+)
+from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec
+from inference_engine.domain.requests import Complete
+from inference_engine.domain.results import Delivered
+from inference_engine.domain.tensors import Tensors
+from inference_engine.infra.runtimes.onnx import OnnxRuntime
+from tests.fixtures.tiny_onnx import external_onnx, identity_onnx, mlp_onnx, sequence_onnx
+from tests.runtimes.conftest import Recorder
+
+
+def manifest(signature: Signature | None = None, device: str = "auto", **options: object) -> Manifest:
+    execution = Execution(threads=1, device=device)
+    return Manifest("m", "1", "onnx", "model.onnx", signature=signature, execution=execution, options=options)
+
+
+def run_identity(folder: Path, kind: str, x: np.ndarray, shape: tuple[str | int, ...] = ("batch", 2)) -> Tensors:
+    identity_onnx(folder / "model.onnx", kind, shape)
+    runtime = OnnxRuntime()
+    runtime.load(manifest(), folder)
+    return runtime.run({"x": x})
+
+
+def test_the_signature_is_found_and_rows_are_computed(tmp_path: Path) -> None:
+    mlp_onnx(tmp_path / "model.onnx", hidden=32)
+    runtime = OnnxRuntime()
+    loaded = runtime.load(manifest(), tmp_path)
+    assert loaded.kinds == ("predict",)
+    assert loaded.signature == Signature(
+        (TensorSpec("x", "float32", (-1, 256)),), (TensorSpec("y", "float32", (-1, 10)),)
+    )
+    assert loaded.signature.batched
+    x = np.random.default_rng(0).standard_normal((5, 256), dtype=np.float32)
+    x.setflags(write=False)
+    together = runtime.run({"x": x})["y"]
+    alone = np.concatenate([runtime.run({"x": x[row : row + 1]})["y"] for row in range(5)])
+    assert together.shape == (5, 10)
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+    runtime.close()
+
+
+def test_the_built_in_iris_model_knows_its_flowers() -> None:
+    folder = Path(inference_engine.__file__).parent / "infra/builtin_models/iris/1"
+    runtime = OnnxRuntime()
+    loaded = runtime.load(manifest(), folder)
+    assert loaded.signature is not None
+    assert loaded.signature.inputs == (TensorSpec("input", "float32", (-1, 4)),)
+    outputs = runtime.run({"input": np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], np.float32)})
+    assert all(output.shape[0] == 2 for output in outputs.values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("FLOAT", "float32"),
+        ("DOUBLE", "float64"),
+        ("FLOAT16", "float16"),
+        ("BOOL", "bool"),
+        ("INT8", "int8"),
+        ("UINT8", "uint8"),
+        ("INT16", "int16"),
+        ("UINT16", "uint16"),
+        ("INT32", "int32"),
+        ("UINT32", "uint32"),
+        ("INT64", "int64"),
+        ("UINT64", "uint64"),
+    ],
+)
+def test_every_dtype_goes_in_and_out(tmp_path: Path, kind: str, dtype: str) -> None:
+    x = np.array([[0, 1], [1, 0]]).astype(dtype)
+    y = run_identity(tmp_path, kind, x)["y"]
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y, x)
+    assert not np.may_share_memory(x, y)
+
+
+def test_strings_are_bytes_outside(tmp_path: Path) -> None:
+    x = np.array([["é".encode(), b""], [b"a b", "漢".encode()]], dtype=object)
+    y = run_identity(tmp_path, "STRING", x)["y"]
+    assert y.dtype == object
+    assert y.tolist() == x.tolist()
+
+
+def test_bytes_that_are_not_text_name_the_tensor(tmp_path: Path) -> None:
+    with pytest.raises(InvalidTensor, match="input 'x' holds bytes that are not UTF-8") as caught:
+        run_identity(tmp_path, "STRING", np.array([[b"\xff", b""]], dtype=object))
+    assert caught.value.param == "x"
+
+
+def test_a_scalar_and_a_fixed_shape_are_kept(tmp_path: Path) -> None:
+    assert run_identity(tmp_path, "FLOAT", np.array(2.5, np.float32), ())["y"] == np.float32(2.5)
+    with pytest.raises(InvalidRequest, match="ONNX Runtime refuses"):
+        run_identity(tmp_path, "FLOAT", np.zeros((3, 2), np.float32), (1, 2))
+
+
+def test_a_type_that_cannot_be_served_is_named(tmp_path: Path) -> None:
+    sequence_onnx(tmp_path / "model.onnx")
+    with pytest.raises(ModelLoadFailed, match=r"'y' is a seq\(tensor\(float\)\), not a tensor.*zipmap"):
+        OnnxRuntime().load(manifest(), tmp_path)
+    identity_onnx(tmp_path / "model.onnx", "BFLOAT16")
+    with pytest.raises(ModelLoadFailed, match=r"'x' is a tensor\(bfloat16\), which is not supported"):
+        OnnxRuntime().load(manifest(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (TensorSpec("z", "float32", (-1, 2)), r"signature's inputs are \['z'\], the model's are \['x'\]"),
+        (TensorSpec("x", "float64", (-1, 2)), "'x' is float64"),
+        (TensorSpec("x", "float32", (-1, 2, 2)), "'x' is float32"),
+        (TensorSpec("x", "float32", (-1, 3)), "'x' is float32"),
+    ],
+)
+def test_a_signature_that_differs_from_the_model_names_the_tensor(
+    tmp_path: Path, spec: TensorSpec, message: str
+) -> None:
+    identity_onnx(tmp_path / "model.onnx")
+    with pytest.raises(ModelLoadFailed, match=message):
+        OnnxRuntime().load(manifest(Signature((spec,))), tmp_path)
+
+
+def test_a_signature_may_be_given_in_part(tmp_path: Path) -> None:
+    identity_onnx(tmp_path / "model.onnx")
+    given = Signature((TensorSpec("x", "float32", (-1, 2)),))
+    loaded = OnnxRuntime().load(manifest(given), tmp_path)
+    assert loaded.signature == Signature(given.inputs, (TensorSpec("y", "float32", (-1, 2)),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": 2}, "options.threads is not an option of the onnx runtime"),
+        ({"graph_optimization": "max"}, "options.graph_optimization"),
+        ({"spinning": "yes"}, "options.spinning"),
+        ({"intra_op_threads": -1}, "options.intra_op_threads"),
+    ],
+)
+def test_a_bad_option_is_named(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    identity_onnx(tmp_path / "model.onnx")
+    with pytest.raises(InvalidManifest, match=message):
+        OnnxRuntime().load(manifest(**options), tmp_path)
+
+
+def test_a_device_that_is_not_there_says_so(tmp_path: Path) -> None:
+    identity_onnx(tmp_path / "model.onnx")
+    with pytest.raises(InvalidManifest, match=r"execution.device 'tpu' is unknown"):
+        OnnxRuntime().load(manifest(device="tpu"), tmp_path)
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(RuntimeMissing, match="onnxruntime-gpu"):
+            OnnxRuntime().load(manifest(device="cuda"), tmp_path)
+
+
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    np.ones(2, np.float32).tofile(folder / "inside.bin")
+    np.ones(2, np.float32).tofile(tmp_path / "secret.bin")
+    external_onnx(folder / "model.onnx", "inside.bin")
+    runtime = OnnxRuntime()
+    runtime.load(manifest(), folder)
+    assert runtime.run({"x": np.zeros((1, 2), np.float32)})["y"].tolist() == [[1, 1]]
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    for location in ("../secret.bin", str(tmp_path / "secret.bin"), "missing.bin", "link.bin"):
+        external_onnx(folder / "model.onnx", location)
+        with pytest.raises(ModelLoadFailed, match="cannot be loaded") as caught:
+            OnnxRuntime().load(manifest(), folder)
+        assert str(folder / "model.onnx") in caught.value.message
+
+
+def test_an_artifact_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    identity_onnx(tmp_path / "model.onnx")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "link.onnx").symlink_to(tmp_path / "model.onnx")
+    for artifact in ("../model.onnx", str(tmp_path / "model.onnx"), "link.onnx", ""):
+        with pytest.raises(InvalidManifest, match="inside the model's folder"):
+            OnnxRuntime().load(Manifest("m", "1", "onnx", artifact), tmp_path / "m")
+
+
+def test_text_generation_is_not_for_it(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedTask, match="ask it for a prediction"):
+        OnnxRuntime().generate(Complete("x"), Delivered(), Recorder())
+
+
+DAMAGED = """
+import sys
+from pathlib import Path
+from inference_engine.domain.errors import ModelLoadFailed
+from inference_engine.domain.model import Execution, Manifest
+from inference_engine.infra.runtimes.onnx import OnnxRuntime
+for name in sys.argv[2:]:
+    try:
+        OnnxRuntime().load(Manifest("m", "1", "onnx", name, execution=Execution(threads=1)), Path(sys.argv[1]))
+        print(name, "loaded")
+    except ModelLoadFailed as error:
+        assert str(Path(sys.argv[1]) / name) in str(error), error
+        print(name, "refused")
+"""
+
+
+def test_damaged_files_are_refused_quietly(tmp_path: Path) -> None:
+    whole = mlp_onnx(tmp_path / "whole", hidden=16).read_bytes()
+    generator = random.Random(2)
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "random").write_bytes(generator.randbytes(4000))
+    for size in (1, 10, 100, len(whole) // 2, len(whole) - 30):
+        (tmp_path / f"cut-{size}").write_bytes(whole[:size])
+    for index in range(20):
+        damaged = bytearray(whole)
+        for _ in range(40):
+            damaged[generator.randrange(400)] = generator.randrange(256)
+        (tmp_path / f"flip-{index}").write_bytes(bytes(damaged))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    ended = subprocess.run(
+        [sys.executable, "-c", DAMAGED, str(tmp_path), *names], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    results = dict(line.split() for line in ended.stdout.splitlines())
+    assert results.pop("whole") == "loaded"
+    assert {result for name, result in results.items() if not name.startswith("flip")} == {"refused"}

@@ -1,0 +1,185 @@
+"""The use cases over fakes: routing, checks, choices, deadlines, accounting, and that leaving closes everything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import numpy as np
+import pytest
+
+from inference_engine.domain.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    InvalidTensor,
+    ModelNotFound,
+    UnsupportedTask,
+)
+from inference_engine.domain.requests import Call, Chat, Complete, Message, Predict, Principal, Sampling
+from inference_engine.domain.results import Done, TextDelta
+from inference_engine.services.inference import InferenceService
+from inference_engine.services.models import ModelService
+from inference_engine.testing import (
+    ECHO_SIGNATURE,
+    FakeClock,
+    FakeExecutor,
+    FakeRepository,
+    FakeRoutes,
+    RecordingTelemetry,
+    manifest,
+)
+
+CALL = Call("1", Principal("default", "local"))
+HELLO = Chat((Message("user", "hi"),))
+
+
+class Bench:
+    """An inference service over one predictive and one generative fake."""
+
+    def __init__(self) -> None:
+        self.echo = FakeExecutor(ECHO_SIGNATURE)
+        self.talker = FakeExecutor(kinds=("chat", "complete"), concurrency=2)
+        self.telemetry = RecordingTelemetry()
+        self.clock = FakeClock()
+        repository = FakeRepository(manifest("echo", "1", ECHO_SIGNATURE), manifest("talker"))
+        self.models = ModelService(
+            repository,
+            lambda model: self.echo if model.manifest.name == "echo" else self.talker,
+            FakeRoutes(),
+            self.telemetry,
+            self.clock,
+        )
+        self.service = InferenceService(self.models, self.telemetry, self.clock)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    await made.models.open()
+    yield made
+    await made.models.close()
+
+
+def row(*shape: int, dtype: type = np.float32) -> Predict:
+    return Predict({"x": np.ones(shape, dtype)})
+
+
+async def test_a_prediction_says_who_served_it(bench: Bench) -> None:
+    answer = await bench.service.predict("echo", row(2, 4), CALL)
+    assert answer.outputs["y"].shape == (2, 4)
+    assert (str(answer.served.ref), answer.served.rule) == ("echo:1", "latest")
+    assert (await bench.service.predict("echo:1", row(1, 4), CALL)).served.rule == "exact"
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (row(2, 3), r"shape \[2, 3\].*\[-1, 4\]"),
+        (row(0, 4), "empty"),
+        (row(4), "shape"),
+        (row(1, 4, dtype=np.float64), "float64.*float32"),
+        (Predict({"y": np.ones((1, 4), np.float32)}), "'x' is missing"),
+        (Predict({"x": np.ones((1, 4), np.float32), "z": np.ones(1)}), "'z' is unknown"),
+        (Predict({"x": np.ones((1, 4), np.float32)}, ("nope",)), "output 'nope' is unknown"),
+    ],
+)
+async def test_tensors_are_held_to_the_signature(bench: Bench, request_: Predict, words: str) -> None:
+    with pytest.raises(InvalidTensor, match=words) as error:
+        await bench.service.predict("echo", request_, CALL)
+    assert error.value.param
+
+
+async def test_a_generation_streams_to_its_end_and_is_counted(bench: Bench) -> None:
+    generation = await bench.service.generate("talker", HELLO, CALL)
+    deltas = [delta async for delta in generation.deltas]
+    assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == "Hello, world!"
+    assert isinstance(deltas[-1], Done)
+    assert bench.models.status(generation.served.ref).in_flight == 0
+
+
+async def test_choices_come_interleaved_each_with_its_own_end_and_seed(bench: Bench) -> None:
+    request = Chat((Message("user", "hi"),), Sampling(seed=7), choices=3)
+    generation = await bench.service.generate("talker", request, CALL)
+    deltas = [delta async for delta in generation.deltas]
+    for index in range(3):
+        mine = [delta for delta in deltas if delta.index == index]
+        assert "".join(delta.text for delta in mine if isinstance(delta, TextDelta)) == "Hello, world!"
+        assert isinstance(mine[-1], Done)
+    assert sorted(asked.sampling.seed or 0 for asked in bench.talker.requests) == [7, 8, 9]
+    assert all(asked.choices == 1 for asked in bench.talker.requests)
+
+
+async def test_one_failing_choice_fails_the_answer_and_closes_the_others(bench: Bench) -> None:
+    bench.talker.fail = InferenceFailed("broken")
+    bench.talker.fail_after = 1
+    generation = await bench.service.generate("talker", Chat((Message("user", "hi"),), choices=2), CALL)
+    with pytest.raises(InferenceFailed):
+        [delta async for delta in generation.deltas]
+    assert bench.models.status(generation.served.ref).in_flight == 0
+
+
+async def test_leaving_closes_the_executor_and_frees_the_slot(bench: Bench) -> None:
+    bench.talker.hold = 2
+    for _ in range(5):  # more often than there are slots
+        generation = await bench.service.generate("talker", HELLO, CALL)
+        async with aclosing(generation.deltas) as deltas:
+            await anext(deltas)
+    assert bench.talker.closed == 5
+    assert bench.models.status(generation.served.ref).in_flight == 0
+
+
+async def test_a_generation_that_is_never_read_costs_nothing(bench: Bench) -> None:
+    generation = await bench.service.generate("talker", HELLO, CALL)
+    await generation.deltas.aclose()
+    assert bench.talker.requests == []
+    assert bench.models.status(generation.served.ref).state == "unloaded"
+
+
+async def test_the_deadline_of_a_call_ends_a_generation(bench: Bench) -> None:
+    bench.talker.hold = 1
+    call = Call("1", CALL.principal, deadline_s=bench.clock() + 0.02)
+    generation = await bench.service.generate("talker", HELLO, call)
+    with pytest.raises(DeadlineExceeded):
+        async with asyncio.timeout(5):
+            [delta async for delta in generation.deltas]
+    assert bench.talker.closed == 1
+
+
+async def test_what_a_model_cannot_do_is_said(bench: Bench) -> None:
+    with pytest.raises(UnsupportedTask, match="echo:1 does not answer chat requests, it answers: predict"):
+        await anext((await bench.service.generate("echo", HELLO, CALL)).deltas)
+    with pytest.raises(UnsupportedTask, match="predict"):
+        await bench.service.predict("talker", row(1, 4), CALL)
+    with pytest.raises(ModelNotFound, match="known models: echo, talker"):
+        await bench.service.predict("nobody", row(1, 4), CALL)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "field"),
+    [
+        (Sampling(temperature=-1), "temperature"),
+        (Sampling(temperature=float("nan")), "temperature"),
+        (Sampling(top_p=1.5), "top_p"),
+        (Sampling(max_tokens=0), "max_tokens"),
+        (Sampling(presence_penalty=9), "presence_penalty"),
+        (Sampling(logprobs=21), "logprobs"),
+        (Sampling(logit_bias={1: 200.0}), "logit_bias"),
+        (Sampling(stop=("",)), "stop"),
+        (Sampling(stop=tuple("abcdefghijklmnopqrst")), "stop"),
+        (Sampling(seed=2**70), "seed"),
+    ],
+)
+async def test_absurd_sampling_is_refused_by_name(bench: Bench, sampling: Sampling, field: str) -> None:
+    for request in (Chat((Message("user", "hi"),), sampling), Complete("hi", sampling)):
+        with pytest.raises(InvalidRequest) as error:
+            await bench.service.generate("talker", request, CALL)
+        assert error.value.param == field
+
+
+@pytest.mark.parametrize(("request_", "field"), [(Chat(()), "messages"), (Chat(HELLO.messages, choices=99), "n")])
+async def test_nothing_to_answer_and_too_many_answers(bench: Bench, request_: Chat, field: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        await bench.service.generate("talker", request_, CALL)
+    assert error.value.param == field

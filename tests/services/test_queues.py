@@ -1,0 +1,277 @@
+"""The waiting lines: what is merged, who goes first, who is refused, who is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from inference_engine.domain.errors import DeadlineExceeded, InferenceFailed, QueueFull
+from inference_engine.domain.model import Execution, Manifest
+from inference_engine.domain.ports import BatchResult
+from inference_engine.domain.tensors import Tensors, concatenate, split
+from inference_engine.services.queues import BatchQueue, SlotQueue
+from inference_engine.testing import FakeClock, FakeExecutor, NullTelemetry
+
+NOW = 1000.0
+LATER = NOW + 60
+
+
+class GatedExecutor(FakeExecutor):
+    """Computes a batch when the gate is opened, and remembers the batches."""
+
+    def __init__(self, in_flight: int = 1) -> None:
+        super().__init__()
+        self.batches_in_flight = in_flight
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Semaphore(0)
+        self.cancelled = 0
+
+    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+        self.batches.append(list(rows))
+        try:
+            await self.gate.acquire()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        batch = concatenate(parts)
+        if (batch["x"] < 0).any():
+            raise InferenceFailed("negative")
+        return BatchResult(split({"y": batch["x"] * 2}, rows), 0.001)
+
+
+def line(executor: GatedExecutor, clock: FakeClock | None = None, **execution: object) -> BatchQueue:
+    manifest = Manifest("m", "1", "fake", "f", execution=Execution(**execution))  # type: ignore[arg-type]
+    return BatchQueue(manifest, executor, True, NullTelemetry(), clock or FakeClock(NOW))
+
+
+def request(*values: float, columns: int = 1) -> dict[str, np.ndarray]:
+    return {"x": np.array(values, np.float32).reshape(-1, columns)}
+
+
+async def put(queue: BatchQueue, *values: float, priority: int = 0, columns: int = 1) -> list[float]:
+    inputs = request(*values, columns=columns)
+    outputs, _, _ = await queue.submit(inputs, len(inputs["x"]), LATER, priority)
+    return list(outputs["y"].ravel())
+
+
+async def turns(count: int = 5) -> None:
+    """Let everything that can run do so."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_a_request_alone_goes_at_once() -> None:
+    executor = GatedExecutor()
+    executor.gate.release()
+    assert await put(line(executor), 3) == [6]
+    assert executor.batches == [[1]]
+
+
+async def test_what_waits_goes_out_together_and_each_gets_its_own() -> None:
+    executor = GatedExecutor()
+    queue = line(executor)
+    tasks = [asyncio.create_task(put(queue, value)) for value in range(3)]
+    await turns()
+    tasks += [asyncio.create_task(put(queue, 10, 11)), asyncio.create_task(put(queue, 12))]
+    await turns()
+    executor.gate.release()
+    executor.gate.release()
+    assert await asyncio.gather(*tasks) == [[0], [2], [4], [20, 22], [24]]
+    assert executor.batches == [[1, 1, 1], [2, 1]]
+
+
+async def test_a_batch_keeps_to_its_largest_size() -> None:
+    executor = GatedExecutor()
+    queue = line(executor, max_batch_size=4)
+    tasks = [asyncio.create_task(put(queue, 1, 2, 3)) for _ in range(3)]
+    await turns()
+    for _ in range(3):
+        executor.gate.release()
+    await asyncio.gather(*tasks)
+    assert executor.batches == [[3], [3], [3]]
+
+
+async def test_rows_of_other_shapes_are_not_merged() -> None:
+    executor = GatedExecutor()
+    queue = line(executor)
+    tasks = [asyncio.create_task(put(queue, 1, 2, columns=columns)) for columns in (1, 2, 2)]
+    await turns()
+    for _ in range(2):
+        executor.gate.release()
+    await asyncio.gather(*tasks)
+    assert executor.batches == [[2], [1, 1]]
+
+
+async def test_two_batches_are_in_flight_where_the_executor_can_use_them() -> None:
+    executor = GatedExecutor(in_flight=2)
+    queue = line(executor, max_batch_size=1)
+    tasks = [asyncio.create_task(put(queue, value)) for value in range(3)]
+    await turns()
+    assert len(executor.batches) == 2
+    for _ in range(3):
+        executor.gate.release()
+    assert await asyncio.gather(*tasks) == [[0], [2], [4]]
+
+
+async def test_the_urgent_go_first() -> None:
+    executor = GatedExecutor()
+    queue = line(executor, max_batch_size=1)
+    order: list[float] = []
+
+    async def note(value: float, priority: int) -> None:
+        await put(queue, value, priority=priority)
+        order.append(value)
+
+    tasks = [asyncio.create_task(note(*each)) for each in [(0, 0), (1, 5), (2, 5), (3, -1), (4, 0)]]
+    await turns()
+    for _ in range(5):
+        executor.gate.release()
+        await turns()
+    await asyncio.gather(*tasks)
+    assert order == [3, 0, 4, 1, 2]
+
+
+async def test_a_full_line_refuses_and_says_what_to_do() -> None:
+    executor = GatedExecutor()
+    queue = line(executor, queue_limit=2, max_batch_size=1)
+    first = asyncio.create_task(put(queue, 1))
+    await turns()
+    waiting = [asyncio.create_task(put(queue, value)) for value in (2, 3)]
+    await turns()
+    with pytest.raises(QueueFull, match="queue_limit") as refused:
+        await put(queue, 4)
+    assert refused.value.retry_after_s
+    for _ in range(3):
+        executor.gate.release()
+    assert await asyncio.gather(first, *waiting) == [[2], [4], [6]]
+
+
+async def test_a_bad_request_does_not_fail_its_neighbours() -> None:
+    executor = GatedExecutor()
+    queue = line(executor)
+    tasks = [asyncio.create_task(put(queue, value)) for value in (1, -1, 2)]
+    await turns()
+    for _ in range(4):
+        executor.gate.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[0] == [2]
+    assert isinstance(results[1], InferenceFailed)
+    assert results[2] == [4]
+
+
+async def test_the_deadline_ends_the_wait_and_the_unwanted_computation() -> None:
+    executor = GatedExecutor()
+    queue = line(executor)
+    with pytest.raises(DeadlineExceeded):
+        await queue.submit(request(1), 1, NOW + 0.01)
+    await turns()
+    assert executor.cancelled == 1
+
+
+async def test_a_batch_goes_on_while_anybody_wants_it() -> None:
+    executor = GatedExecutor()
+    queue = line(executor)
+    leaves, stays = (asyncio.create_task(put(queue, value)) for value in (1, 2))
+    await turns()
+    leaves.cancel()
+    await turns()
+    assert executor.cancelled == 0
+    executor.gate.release()
+    assert await stays == [4]
+
+
+async def test_those_who_left_the_line_are_not_computed() -> None:
+    executor = GatedExecutor()
+    queue = line(executor, max_batch_size=1)
+    first = asyncio.create_task(put(queue, 1))
+    await turns()
+    left = asyncio.create_task(put(queue, 2))
+    await turns()
+    left.cancel()
+    await turns()
+    executor.gate.release()
+    await first
+    await turns()
+    assert executor.batches == [[1]]
+
+
+async def test_waiting_for_company_only_where_the_manifest_asks_for_it() -> None:
+    executor = GatedExecutor()
+    queue = line(executor, max_delay_ms=5)
+    tasks = [asyncio.create_task(put(queue, 1))]
+    await turns()
+    assert executor.batches == []
+    tasks.append(asyncio.create_task(put(queue, 2)))
+    executor.gate.release()
+    await asyncio.gather(*tasks)
+    assert executor.batches == [[1, 1]]
+
+
+async def test_closing_ends_everybody() -> None:
+    executor = GatedExecutor()
+    queue = line(executor, max_batch_size=1)
+    tasks = [asyncio.create_task(put(queue, value)) for value in range(3)]
+    await turns()
+    await queue.close()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+def slots(count: int, limit: int = 8) -> SlotQueue:
+    manifest = Manifest("m", "1", "fake", "f", execution=Execution(queue_limit=limit))
+    return SlotQueue(manifest, count, FakeClock(NOW))
+
+
+async def test_slots_are_handed_on_in_order() -> None:
+    queue = slots(1)
+    order: list[int] = []
+
+    async def use(number: int, priority: int) -> None:
+        await queue.acquire(LATER, priority)
+        order.append(number)
+
+    await queue.acquire(LATER)
+    tasks = [asyncio.create_task(use(*each)) for each in [(1, 0), (2, 0), (3, -1)]]
+    await turns()
+    assert queue.waiting == 3
+    for _ in range(3):
+        queue.release()
+        await turns()
+    await asyncio.gather(*tasks)
+    assert order == [3, 1, 2]
+
+
+async def test_a_slot_handed_to_one_who_has_just_left_is_not_lost() -> None:
+    queue = slots(1)
+    await queue.acquire(LATER)
+    leaver = asyncio.create_task(queue.acquire(LATER))
+    await turns()
+    queue.release()
+    leaver.cancel()
+    await turns()
+    async with asyncio.timeout(1):
+        await queue.acquire(LATER)
+
+
+async def test_waiting_for_a_slot_has_an_end() -> None:
+    queue = slots(1)
+    await queue.acquire(LATER)
+    with pytest.raises(DeadlineExceeded):
+        await queue.acquire(NOW + 0.01)
+    assert queue.waiting == 0
+    queue.release()
+    await queue.acquire(LATER)
+
+
+async def test_the_line_for_slots_is_bounded() -> None:
+    queue = slots(1, limit=1)
+    await queue.acquire(LATER)
+    waiting = asyncio.create_task(queue.acquire(LATER))
+    await turns()
+    with pytest.raises(QueueFull):
+        await queue.acquire(LATER)
+    queue.release()
+    await waiting
