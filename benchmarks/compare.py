@@ -35,7 +35,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a result: medians over the rounds, and the spread of the judged value (the ratio, if there is a peer)."""
+    """One line of a result, medians over the rounds. `judged` is the ratio if there is a peer, else our own value."""
 
     what: str
     unit: str
@@ -69,7 +69,7 @@ def interleaved(rounds: int, measure: Mapping[str, Callable[[], float]]) -> Meas
 
 
 def ratio_row(
-    what: str, unit: str, ours: list[float], peer: list[float], peer_name: str, target: Target | None = None
+    what: str, unit: str, ours: list[float], peer: list[float], peer_name: str, *, target: Target | None = None
 ) -> Row:
     """Ours against a peer: the ratio is taken within each round, then its median and extremes."""
     ratios = [mine / theirs for mine, theirs in zip(ours, peer, strict=True)]

@@ -15,69 +15,58 @@ from tests.fixtures.tiny_onnx import mlp_onnx
 
 MLP_INPUTS = 256
 TINY_INPUTS = 16
-ECHO = '''
+ECHO_INPUTS = 16
+_TINY_HIDDEN = 16
+_ECHO = f"""
 class Model:
-    inputs = [{"name": "x", "dtype": "float32", "shape": [-1, 16]}]
-    outputs = [{"name": "x", "dtype": "float32", "shape": [-1, 16]}]
+    inputs = [{{"name": "x", "dtype": "float32", "shape": [-1, {ECHO_INPUTS}]}}]
+    outputs = [{{"name": "x", "dtype": "float32", "shape": [-1, {ECHO_INPUTS}]}}]
 
     def predict(self, inputs):
         return inputs
-'''
+"""
 
 
-def echo_models(root: Path) -> Path:
-    """A folder with `echo`, which computes nothing, in the server process."""
-    folder = python_model(root / "echo" / "1", ECHO)
-    _manifest(folder, "python", "model.py:Model", executor="thread")
-    return root
+def add_echo(root: Path, name: str, executor: str) -> None:
+    """A model that gives back what it gets."""
+    folder = python_model(root / name / "1", _ECHO)
+    _manifest(folder, "python", "model.py:Model", executor=executor)
 
 
-def mlp_file(folder: Path) -> Path:
-    """6.4 MFLOP per row."""
-    return mlp_onnx(folder / "mlp.onnx", inputs=MLP_INPUTS)
+def add_mlp(root: Path, name: str, executor: str, *, tiny: bool = False) -> Path:
+    """An ONNX model of 6.4 MFLOP per row, one thread; a `tiny` one computes next to nothing. Returns its file."""
+    file = root / name / "1" / f"{name}.onnx"
+    file.parent.mkdir(parents=True)
+    if tiny:
+        mlp_onnx(file, inputs=TINY_INPUTS, hidden=_TINY_HIDDEN)
+    else:
+        mlp_onnx(file, inputs=MLP_INPUTS)
+    _manifest(file.parent, "onnx", file.name, executor=executor, threads=1)
+    return file
 
 
-def tiny_file(folder: Path) -> Path:
-    """Next to nothing to compute: what remains is the way to it and back."""
-    return mlp_onnx(folder / "tiny.onnx", inputs=TINY_INPUTS, hidden=16)
+def llm_root(context: int, parallel: int, n_batch: int, threads: int) -> tuple[Path, Path]:
+    """A folder with the model `llm`, and its file: a Qwen3 of 335 million random weights in Q8_0, about 360 MB.
 
-
-def onnx_models(root: Path, files: dict[str, tuple[Path, str]]) -> Path:
-    """A folder with ONNX models by name, each with its file and executor, one thread each."""
-    for name, (file, executor) in files.items():
-        folder = root / name / "1"
-        folder.mkdir(parents=True)
-        (folder / file.name).symlink_to(file) if False else (folder / file.name).hardlink_to(file)
-        _manifest(folder, "onnx", file.name, executor=executor, threads=1)
-    return root
-
-
-def llm_models(root: Path, file: Path, context: int, parallel: int, threads: int) -> Path:
-    """A folder with the language model `llm`."""
-    folder = root / "llm" / "1"
-    folder.mkdir(parents=True)
-    (folder / file.name).symlink_to(file)
-    options = {"context_length": context, "parallel": parallel}
-    _manifest(folder, "llama_cpp", file.name, options=options, threads=threads)
-    return root
-
-
-def llm_file(small: bool) -> Path:
-    """A Qwen3 with random weights, Q8_0: 335 million parameters, about 360 MB, made once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / "inference-engine-benchmarks"
-    cache.mkdir(parents=True, exist_ok=True)
-    file = cache / "qwen3-335m-random-q8_0.gguf"
+    It is made once and kept in the user's cache folder.
+    """
+    root = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir()) / "inference-engine-benchmarks"
+    file = root / "llm" / "1" / "qwen3-335m-random-q8_0.gguf"
+    file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        print("  making the language model, once (about a minute) ...", flush=True)
         draft = file.with_suffix(f".{os.getpid()}.part")
         try:
             tiny_gguf(draft, BENCHMARK_335M, q8=True).rename(file)
         finally:
             draft.unlink(missing_ok=True)
-    return file
+    options = {"context_length": context, "parallel": parallel, "n_batch": n_batch}
+    _manifest(file.parent, "llama_cpp", file.name, options, threads=threads)
+    return root, file
 
 
-def _manifest(folder: Path, runtime: str, artifact: str, options: dict[str, Any] | None = None, **execution: Any) -> None:
+def _manifest(
+    folder: Path, runtime: str, artifact: str, options: dict[str, Any] | None = None, **execution: Any
+) -> None:
     text = {
         "name": folder.parent.name,
         "version": folder.name,

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -48,6 +48,7 @@ class Process:
 
     def __init__(self, command: Sequence[str], log: Path, core_ids: Collection[int] = (), **environment: str) -> None:
         self.log = log
+        self.name = " ".join(command[:4])
         self._output: IO[bytes] = log.open("ab")
         self.popen = subprocess.Popen(
             command,
@@ -82,9 +83,7 @@ class Process:
     def check_alive(self) -> None:
         """Raises: BenchmarkError: it has ended, with the end of its log."""
         if self.popen.poll() is not None:
-            raise BenchmarkError(
-                f"{' '.join(self.popen.args[:4])} ended with {self.popen.returncode}: {self.log.read_text()[-2000:]}"  # type: ignore[index]
-            )
+            raise BenchmarkError(f"{self.name} ended with {self.popen.returncode}: {self.log.read_text()[-2000:]}")
 
 
 class HttpProcess(Process):
@@ -183,7 +182,7 @@ def bare_app_starting(folder: Path, core_ids: Collection[int] = (), *sessions: P
     return HttpProcess(command, folder / "bare_app.log", port, core_ids)
 
 
-def _environment() -> Mapping[str, str]:
+def _environment() -> dict[str, str]:
     """This process's own, without settings of the server that would change what is measured."""
     return {name: value for name, value in os.environ.items() if not name.startswith("INFERENCE_ENGINE_")}
 

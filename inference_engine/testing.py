@@ -141,7 +141,7 @@ class FakeExecutor:
         words: Sequence[str] = ("Hello", ", ", "world", "!"),
         reason: FinishReason = "stop",
         hold: int | None = None,
-        fail: EngineError | None = None,
+        fail: Exception | None = None,
         fail_after: int | None = None,
         concurrency: int = 4,
         context_length: int | None = 4096,

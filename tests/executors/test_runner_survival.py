@@ -101,6 +101,20 @@ async def test_a_computation_nobody_wants_and_that_does_not_end_is_killed(start:
     assert pid_of(executor) != before
 
 
+async def test_a_runner_over_its_memory_limit_is_ended(start: Start) -> None:
+    body = """
+    def predict(self, inputs):
+        if inputs["x"][0, 0] < 0:
+            self.ballast = np.ones(60_000_000)
+            time.sleep(20)
+        return {"y": inputs["x"]}
+    """
+    executor = await start("runner", body, memory_limit_mb=300)
+    with pytest.raises(RunnerLost, match="memory_limit_mb of 300"):
+        await executor.run([rows(-1)], [1])
+    assert (await executor.run([rows(3)], [1])).outputs[0]["y"].tolist() == [[3]]
+
+
 async def test_the_words_of_a_dying_runner_are_kept(tmp_path: Path) -> None:
     body = "def load(self, folder, options):\n    print('the disk is on fire', flush=True)\n    os._exit(7)\n" + DOUBLE
     executor = build("runner", python_model(tmp_path, body))

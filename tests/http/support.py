@@ -7,7 +7,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ class World:
 
     def __init__(self, settings: Settings | None = None, console_dist: Path | None = None) -> None:
         self.settings = settings or Settings()
+        self.exposition: Callable[[], tuple[bytes, str]] = lambda: (b"# metrics\n", "text/plain; version=0.0.4")
+        self.system: Callable[[], Any] = lambda: {"version": VERSION}
         self.chatty = FakeExecutor(kinds=("chat", "complete"))
         self.echo = FakeExecutor(ECHO_SIGNATURE)
         executors = {"chatty:1": self.chatty, "echo:1": self.echo, "echo:2": FakeExecutor(ECHO_SIGNATURE)}
@@ -75,8 +77,8 @@ class World:
             self.inference,
             AccessService(self.settings.api_keys, self.settings.api_key_header),
             self.health,
-            lambda: (b"# metrics\n", "text/plain; version=0.0.4"),
-            lambda: {"version": VERSION},
+            lambda: self.exposition(),
+            lambda: self.system(),
             VERSION,
             time.monotonic,
             *((console_dist,) if console_dist else ()),

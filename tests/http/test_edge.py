@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import logging
+import zlib
 from typing import Any
 
 import httpx
@@ -12,7 +12,6 @@ import pytest
 
 from inference_engine.adapters.http.exchange import Message
 from inference_engine.core.settings import Settings
-from inference_engine.testing import ECHO_SIGNATURE, FakeExecutor
 from tests.http.support import VERSION, World
 
 INFER = "/v2/models/echo/infer"
@@ -172,6 +171,23 @@ async def test_a_body_over_the_limit(narrow: World, path: str) -> None:
             assert "max_body_mb" in answer.text
 
 
+async def test_a_packed_body_is_unpacked_within_the_limit(narrow: World) -> None:
+    body = httpx.Request("POST", "http://test", json=FLOATS).content
+    cases = [
+        ("gzip", gzip.compress(body), 200),
+        ("deflate", zlib.compress(body), 200),
+        ("identity", body, 200),
+        ("gzip", gzip.compress(b" " * 1_000_000)[:800], 413),
+        ("gzip", gzip.compress(body)[:-4], 400),
+        ("gzip", body, 400),
+        ("br", body, 415),
+    ]
+    async with narrow.client() as http:
+        for encoding, packed, status in cases:
+            answer = await http.post(INFER, content=packed, headers={"Content-Encoding": encoding})
+            assert answer.status_code == status, answer.text
+
+
 async def test_a_body_in_pieces(world: World) -> None:
     wire = Wire(INFER, b"")
     body = httpx.Request("POST", "http://test", json=FLOATS).content
@@ -274,10 +290,6 @@ async def test_cancelling_the_server_is_no_departure(world: World) -> None:
 # -- errors and odd requests ---------------------------------------------------------------------------------------
 
 
-def raising(batch: object) -> dict[str, Any]:
-    raise ZeroDivisionError("a secret detail")
-
-
 @pytest.mark.parametrize("path", ["/v1/nowhere", "/v2/nowhere", "/admin/nowhere", "/nowhere", "/v1/models/", "/health/x"])
 async def test_nothing_there(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(path)
@@ -353,24 +365,30 @@ async def test_the_access_log(log: bool, lines: int, capsys: pytest.CaptureFixtu
     assert (out.out + out.err).count("find-me") == lines
 
 
-async def test_an_unexpected_exception_is_logged_and_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("path", ["/admin/system", "/metrics"])
+async def test_an_unexpected_exception_is_logged_and_hidden(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a cool route and on a hot one."""
     world = World()
-    world.executors.executors["echo:2"] = FakeExecutor(ECHO_SIGNATURE)
-    await world.open()
 
-    async def broken(*_: object) -> None:
+    def broken() -> Any:
         raise ZeroDivisionError("a secret detail")
 
-    found = world.app._hot.find("POST", "/v1/chat/completions")
-    assert found is not None
-    world.app._hot._remembered["POST/v1/chat/completions"] = found._replace(
-        endpoint=type(found.endpoint)("POST", "/v1/chat/completions", broken)
-    )
+    world.system = world.exposition = broken
     async with world.client() as http:
-        answer = await http.post("/v1/chat/completions", json=CHAT, headers={"X-Request-Id": "find-me"})
+        answer = await http.get(path, headers={"X-Request-Id": "find-me"})
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert "find-me" in answer.json()["error"]["message"]
     logged = capsys.readouterr()
     assert "a secret detail" in logged.out + logged.err
-    logging.getLogger().handlers.clear()
+
+
+async def test_an_unexpected_exception_in_a_stream_ends_it_with_an_error(world: World, http: httpx.AsyncClient) -> None:
+    world.chatty.fail, world.chatty.fail_after = ZeroDivisionError("a secret detail"), 2
+    answer = await http.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    assert answer.status_code == 200
+    last = answer.text.strip().split("\n\n")[-1]
+    assert "internal_error" in last
+    assert "secret" not in last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ EVENTS = b"text/event-stream; charset=utf-8"
 SWEEP_S = 0.02
 NOBODY = Principal("", "")
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
+_ANY_WRAPPING = zlib.MAX_WBITS | 32  # gzip or zlib, whichever the header shows
 _COMPRESS_FROM_BYTES = 1024
 _EVENT_HEADERS: tuple[Header, ...] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
 
@@ -115,11 +117,16 @@ class Exchange(msgspec.Struct, eq=False):
         return None if value is None else value.decode("latin-1")
 
     async def body(self) -> bytes:
-        """The whole request body.
+        """The whole request body, unpacked.
 
         Raises:
-            HttpError: it is larger than `max_body_bytes`. ClientGone: the client left while sending it.
+            HttpError: it is larger than `max_body_bytes`, or packed in a way that is not known. ClientGone: the client
+                left while sending it.
         """
+        body = await self._raw_body()
+        return self._unpacked(body) if b"content-encoding" in self.headers else body
+
+    async def _raw_body(self) -> bytes:
         length = self.headers.get(b"content-length")
         if length is not None and length.isdigit() and int(length) > self.max_body_bytes:
             raise self._too_large()
@@ -143,6 +150,24 @@ class Exchange(msgspec.Struct, eq=False):
             if len(body) > self.max_body_bytes:
                 raise self._too_large()
         return bytes(body)
+
+    def _unpacked(self, body: bytes) -> bytes:
+        """Undo gzip or deflate, never past the limit."""
+        encoding = self.headers[b"content-encoding"].strip().lower()
+        if encoding in (b"", b"identity"):
+            return body
+        if encoding not in (b"gzip", b"deflate"):
+            raise HttpError(415, "unknown_encoding", "Content-Encoding may be gzip, deflate or identity")
+        unpacker = zlib.decompressobj(_ANY_WRAPPING)
+        try:
+            unpacked = unpacker.decompress(body, self.max_body_bytes + 1)
+        except zlib.error:
+            unpacked = b""
+        if len(unpacked) > self.max_body_bytes:
+            raise self._too_large()
+        if not unpacker.eof:
+            raise HttpError(400, "damaged_body", "the body is not what its Content-Encoding says, or it is cut short")
+        return unpacked
 
     def _too_large(self) -> HttpError:
         return HttpError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import ModelRef
 from inference_engine.domain.ports import Executor, Runtime, StoredModel
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
@@ -27,6 +28,12 @@ class Executors:
 
     def __call__(self, model: StoredModel) -> Executor:
         manifest = model.manifest
+        if manifest.execution.instances != 1:
+            raise InvalidManifest(
+                f"{manifest.ref}: execution.instances is {manifest.execution.instances}: one instance is all that can be "
+                "run now; raise threads or max_batch_size instead",
+                param="execution.instances",
+            )
         if manifest.execution.executor == "thread":
             return ThreadExecutor(model, self._create_runtime(manifest.runtime))
         return RunnerExecutor(model, self._clock, lambda: self._on_restart(manifest.ref), self._supervision)

@@ -72,6 +72,7 @@ class RunnerProcess(asyncio.Protocol):
         self._ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self._batches: dict[int, asyncio.Future[frames.Ran]] = {}
         self._streams: dict[int, _Stream] = {}
+        self._kill_reason = ""
         self._next_id = 0
         self._cancelled_at: dict[int, float] = {}
         self._log_tail: deque[str] = deque(maxlen=_LOG_LINES)
@@ -170,6 +171,7 @@ class RunnerProcess(asyncio.Protocol):
     def _obituary(self, when: str) -> str:
         status = self.popen.returncode
         how = f"was killed by {signal.Signals(-status).name}" if status and status < 0 else f"exited with {status}"
+        how += f" because {self._kill_reason}" if self._kill_reason else ""
         tail = "; ".join(self._log_tail)[-800:]
         return f"the runner process {how} {when}" + (f"; its last words: {tail}" if tail else "")
 
@@ -326,9 +328,17 @@ class RunnerProcess(asyncio.Protocol):
         except psutil.Error:
             return 0
 
-    def kill(self) -> None:
-        """End it at once, also when it is stopped or stuck."""
+    def resident_bytes(self) -> int:
+        """Memory it occupies now; cheap."""
+        try:
+            return int(psutil.Process(self.popen.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
+
+    def kill(self, reason: str = "") -> None:
+        """End it at once, also when it is stopped or stuck. `reason` is told to those who wait for an answer."""
         if self.popen.poll() is None:
+            self._kill_reason = self._kill_reason or reason
             self.popen.kill()
         if self._transport is not None:
             self._transport.close()

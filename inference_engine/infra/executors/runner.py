@@ -136,14 +136,23 @@ class RunnerExecutor:
         supervision = self._supervision
         while not process.ended.done():
             await asyncio.wait([process.ended], timeout=supervision.check_interval_s)
-            if process.ended.done() or not self._hung(process):
+            if process.ended.done():
+                return
+            self._enforce_memory_limit(process)
+            if not self._hung(process):
                 continue
             # The server itself may have been held up: let it read what has come in before it judges.
             await asyncio.wait([process.ended], timeout=supervision.check_interval_s)
             if self._hung(process):
                 _log.warning("runner hung", model=str(self._model.manifest.ref), pid=process.popen.pid)
-                process.kill()
+                process.kill("it hung")
                 await process.ended
+
+    def _enforce_memory_limit(self, process: RunnerProcess) -> None:
+        limit_mb = self._model.manifest.execution.memory_limit_mb
+        if limit_mb is not None and process.resident_bytes() > limit_mb << 20:
+            _log.warning("runner over its memory limit", model=str(self._model.manifest.ref), limit_mb=limit_mb)
+            process.kill(f"it used more than its memory_limit_mb of {limit_mb}")
 
     def _hung(self, process: RunnerProcess) -> bool:
         return (

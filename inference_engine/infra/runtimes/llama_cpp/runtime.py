@@ -1,7 +1,11 @@
 """Loads a GGUF model into llama.cpp (xllamacpp) and answers chats and completions; the map of this folder.
 
 load: `gguf_file` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
-generate: the prompt is rendered, `generation` builds the request, `stream` turns its chunks into deltas.
+generate: the prompt is rendered, `json_schema` and `grammar` bind the answer, `generation` builds the request,
+`stream` turns its chunks (`chunks`) into deltas.
+
+The process that loads a model should be started with OMP_WAIT_POLICY=passive (else OpenMP's threads spin, and on busy
+cores one stream was ten times slower) and GGML_NO_BACKTRACE=1 (else an abort starts a debugger that writes to stdout).
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""The manual's examples get the answers it promises, and its lists of fields and metrics are whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from inference_engine.adapters.http.openai.wire import REFUSED, ChatRequest, CompletionRequest
+from inference_engine.adapters.http.v2.wire import NUMPY
+from inference_engine.domain.model import ModelRef, Signature, TensorSpec
+from inference_engine.infra.telemetry import PrometheusTelemetry
+from inference_engine.testing import FakeExecutor, manifest
+from tests.http.support import World
+
+API = Path(__file__).parents[2] / "docs" / "api"
+IRIS = Signature((TensorSpec("input", "float32", (-1, 4)),), (TensorSpec("output", "float32", (-1, 4)),))
+EXAMPLES = [
+    pytest.param(block, id=f"{page.stem}-{block.split()[1]}")
+    for page in sorted(API.glob("*.md"))
+    for block in re.findall(r"```http\n(.*?)```", page.read_text(), re.DOTALL)
+]
+
+
+@pytest.fixture
+async def manual() -> World:
+    """A server with the models that the manual speaks of."""
+    world = World()
+    world.repository.models += [manifest("guide"), manifest("iris", signature=IRIS)]
+    world.executors.executors |= {"guide:1": FakeExecutor(kinds=("chat", "complete")), "iris:1": FakeExecutor(IRIS)}
+    await world.open()
+    return world
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+async def test_examples(manual: World, example: str) -> None:
+    line, _, body = example.partition("\n")
+    method, path = line.split()
+    async with manual.client() as http:
+        answer = await http.request(method, path, content=body.encode())
+    assert answer.status_code == 200, answer.text
+
+
+def test_every_field_is_in_the_manual() -> None:
+    page = (API / "openai.md").read_text()
+    for field in {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *REFUSED}:
+        assert f"`{field}`" in page, f"openai.md does not mention {field}"
+
+
+def test_every_datatype_is_in_the_manual() -> None:
+    page = (API / "v2.md").read_text()
+    assert all(f"`{datatype}`" in page for datatype in NUMPY)
+
+
+async def test_every_path_is_in_the_manual(http: httpx.AsyncClient) -> None:
+    pages = "".join(page.read_text() for page in API.glob("*.md"))
+    for path in (await http.get("/openapi.json")).json()["paths"]:
+        words = [word for word in path.split("/") if word and "{" not in word]
+        assert all(word in pages for word in words), path
+
+
+def test_every_metric_is_in_the_manual() -> None:
+    page = (API / "admin.md").read_text()
+    telemetry = PrometheusTelemetry()
+    telemetry.restart(ModelRef("iris", "1"))
+    names = re.findall(r"^# TYPE (inference_engine_\w+)", telemetry.exposition()[0].decode(), re.MULTILINE)
+    assert len(names) > 10
+    for name in names:
+        assert f"`{name}`" in page or name == "inference_engine_server_info", f"admin.md does not mention {name}"
