@@ -255,7 +255,7 @@ class FakeRuntime:
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
         prompt = request.messages[-1].content if isinstance(request, Chat) else request.prompt
         words = prompt.split()
-        for word in words[delivered.tokens :]:
+        for word in words[len(delivered.pieces) :]:
             if sink.cancelled:
                 return
             sink.emit(TextDelta(word + " "))

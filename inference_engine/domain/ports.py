@@ -35,8 +35,11 @@ class Sink(Protocol):
     def cancelled(self) -> bool:
         """True once nobody wants the rest: the runtime returns within one token or one prefill batch."""
 
-    def emit(self, delta: Delta) -> None:
-        """Hand one delta on. The last one is a `Done`, unless `cancelled`."""
+    def emit(self, *deltas: Delta) -> None:
+        """Hand deltas on; those of one call stay together, also when the runner dies.
+
+        The last one is a `Done`, unless `cancelled`.
+        """
 
 
 class Runtime(Protocol):

@@ -80,4 +80,3 @@ class Delivered(msgspec.Struct, frozen=True, array_like=True):
 
     text: str = ""
     pieces: tuple[str | tuple[int, ...], ...] = ()
-    tokens: int = 0

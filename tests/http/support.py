@@ -77,8 +77,8 @@ class World:
             self.inference,
             AccessService(self.settings.api_keys, self.settings.api_key_header),
             self.health,
-            lambda: self.exposition(),
-            lambda: self.system(),
+            self._exposition,
+            self._system,
             VERSION,
             time.monotonic,
             *((console_dist,) if console_dist else ()),
@@ -90,6 +90,12 @@ class World:
         task = "text-generation" if name == "chatty" else "tabular-regression"
         signature = ECHO_SIGNATURE if name == "echo" else None
         return manifest(name, version, signature, task=task, description=f"The {name} fake")
+
+    def _exposition(self) -> tuple[bytes, str]:
+        return self.exposition()
+
+    def _system(self) -> Any:
+        return self.system()
 
     async def open(self) -> None:
         await self.models.open()
@@ -125,7 +131,7 @@ def listening(world: World) -> Iterator[str]:
     thread.start()
     started.wait(10)
     try:
-        yield "http://127.0.0.1:%d" % listener.getsockname()[1]
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)

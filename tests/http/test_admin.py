@@ -78,7 +78,7 @@ async def test_a_pin_moves_what_is_remembered(http: httpx.AsyncClient) -> None:
     ],
 )
 async def test_refusals(
-    http: httpx.AsyncClient, method: str, path: str, json: object, status: int, param: str
+    http: httpx.AsyncClient, method: str, path: str, *, json: object, status: int, param: str
 ) -> None:
     answer = await http.request(method, path, json=json)
     assert answer.status_code == status

@@ -191,7 +191,9 @@ async def test_a_packed_body_is_unpacked_within_the_limit(narrow: World) -> None
 async def test_a_body_in_pieces(world: World) -> None:
     wire = Wire(INFER, b"")
     body = httpx.Request("POST", "http://test", json=FLOATS).content
-    wire._messages = [{"type": "http.request", "body": body[i : i + 7], "more_body": True} for i in range(0, len(body), 7)]
+    wire._messages = [
+        {"type": "http.request", "body": body[i : i + 7], "more_body": True} for i in range(0, len(body), 7)
+    ]
     wire._messages.append({"type": "http.request", "body": b"", "more_body": False})
     await wire.start(world)
     assert wire.sent[0]["status"] == 200
@@ -290,7 +292,9 @@ async def test_cancelling_the_server_is_no_departure(world: World) -> None:
 # -- errors and odd requests ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v1/nowhere", "/v2/nowhere", "/admin/nowhere", "/nowhere", "/v1/models/", "/health/x"])
+@pytest.mark.parametrize(
+    "path", ["/v1/nowhere", "/v2/nowhere", "/admin/nowhere", "/nowhere", "/v1/models/", "/health/x"]
+)
 async def test_nothing_there(http: httpx.AsyncClient, path: str) -> None:
     answer = await http.get(path)
     assert answer.status_code == 404
@@ -366,9 +370,7 @@ async def test_the_access_log(log: bool, lines: int, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("path", ["/admin/system", "/metrics"])
-async def test_an_unexpected_exception_is_logged_and_hidden(
-    path: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_unexpected_exception_is_logged_and_hidden(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On a cool route and on a hot one."""
     world = World()
 

@@ -75,7 +75,9 @@ def test_openai_clients_are_told_what_is_not_worth_a_retry() -> None:
     assert no_retry not in openai_errors.render(errors.QueueFull("x")).headers
 
 
-@pytest.mark.parametrize("kind", [errors.QueueFull, errors.RunnerLost, errors.ContextLengthExceeded, errors.ModelNotReady])
+@pytest.mark.parametrize(
+    "kind", [errors.QueueFull, errors.RunnerLost, errors.ContextLengthExceeded, errors.ModelNotReady]
+)
 async def test_errors_of_the_executor_reach_the_client(
     world: World, http: httpx.AsyncClient, kind: type[EngineError]
 ) -> None:

@@ -18,7 +18,15 @@ from tests.http.support import World
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("*/*.json"))
-_HEADERS = ("content-type", "allow", "retry-after", "x-should-retry", "x-model-version", "x-model-route", "x-model-rule")
+_HEADERS = (
+    "content-type",
+    "allow",
+    "retry-after",
+    "x-should-retry",
+    "x-model-version",
+    "x-model-route",
+    "x-model-rule",
+)
 _VOLATILE = [
     (re.compile(r"(chatcmpl|cmpl)-[0-9a-f]{24}"), r"\1-<id>"),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),

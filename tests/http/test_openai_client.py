@@ -186,9 +186,9 @@ def test_the_client_retries_what_is_worth_it(live: Live) -> None:
     world, url = live
     world.fail_with(errors.InferenceFailed("broken"))
     before = len(world.chatty.requests)
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=2) as patient:
-        with pytest.raises(openai.InternalServerError):
-            patient.chat.completions.create(model="chatty", messages=HI)
+    patient = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=2)
+    with patient, pytest.raises(openai.InternalServerError):
+        patient.chat.completions.create(model="chatty", messages=HI)
     assert len(world.chatty.requests) == before + 1
     world.chatty.fail = None
 

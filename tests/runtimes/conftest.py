@@ -31,8 +31,8 @@ class Recorder:
         self.looks += 1
         return self._cancel_when(self.deltas)
 
-    def emit(self, delta: Delta) -> None:
-        self.deltas.append(delta)
+    def emit(self, *deltas: Delta) -> None:
+        self.deltas.extend(deltas)
 
     @property
     def texts(self) -> list[TextDelta]:
@@ -59,7 +59,7 @@ def answer(runtime: Runtime, request: Generate, delivered: Delivered = Delivered
 def delivered_of(deltas: list[TextDelta]) -> Delivered:
     """What a client has after these deltas, as an executor would note it."""
     pieces = tuple(delta.tokens or delta.text for delta in deltas)
-    return Delivered("".join(d.text for d in deltas), pieces, sum(len(d.tokens) or 1 for d in deltas))
+    return Delivered("".join(d.text for d in deltas), pieces)
 
 
 def llama_manifest(artifact: str = "model.gguf", **options: object) -> Manifest:

@@ -111,7 +111,7 @@ def test_a_seed_repeats_and_another_seed_differs(guide: LlamaCppRuntime) -> None
 
     assert text(7) == text(7)
     assert len({text(seed) for seed in (7, 8, -1, 2**63)}) > 1
-    cut = Delivered("Put", (tuple(guide.tokenize("Put")),), 1)
+    cut = Delivered("Put", (tuple(guide.tokenize("Put")),))
     assert text(7, cut) == text(7, cut)
 
 
@@ -217,7 +217,7 @@ def test_generations_run_together(guide: LlamaCppRuntime) -> None:
 
 def test_what_the_sink_raises_reaches_the_caller(guide: LlamaCppRuntime) -> None:
     class Broken(Recorder):
-        def emit(self, delta: Delta) -> None:
+        def emit(self, *deltas: Delta) -> None:
             raise OSError("the pipe is closed")
 
     with pytest.raises(OSError, match="the pipe is closed"):
@@ -308,7 +308,7 @@ from inference_engine.domain.requests import Complete
 from inference_engine.domain.results import Delivered
 class Sink:
     cancelled = False
-    def emit(self, delta): pass
+    def emit(self, *deltas): pass
 runtime = LlamaCppRuntime()
 runtime.load(Manifest("m", "1", "llama_cpp", "guide.gguf", options={{"parallel": 1}}), Path({str(GUIDE)!r}))
 runtime.generate(Complete("Hello"), Delivered(), Sink())

@@ -175,7 +175,7 @@ def test_a_stream_that_may_differ_is_not_continued(tmp_path: Path) -> None:
     runtime, _ = load(tmp_path, PARROT.replace("= True", "= False"))
     assert answer(runtime, chat("a")).text == "a "
     with pytest.raises(RunnerLost, match="deterministic_stream"):
-        answer(runtime, chat("a b"), Delivered("a ", ("a ",), 1))
+        answer(runtime, chat("a b"), Delivered("a ", ("a ",)))
 
 
 def test_what_a_class_cannot_do_is_refused(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class HttpError(Exception):
         self.headers = tuple(headers)
 
 
-class ClientGone(Exception):  # noqa: N818 - not an error: there is nobody to report it to
+class ClientGone(Exception):
     """The client closed the connection before its request was complete: there is nobody to answer."""
 
 
@@ -127,9 +127,6 @@ class Exchange(msgspec.Struct, eq=False):
         return self._unpacked(body) if b"content-encoding" in self.headers else body
 
     async def _raw_body(self) -> bytes:
-        length = self.headers.get(b"content-length")
-        if length is not None and length.isdigit() and int(length) > self.max_body_bytes:
-            raise self._too_large()
         message = await self.receive()
         if message.get("more_body", False):
             return await self._long_body(message)
@@ -141,6 +138,9 @@ class Exchange(msgspec.Struct, eq=False):
         return body
 
     async def _long_body(self, message: Message) -> bytes:
+        length = self.headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self.max_body_bytes:
+            raise self._too_large()
         body = bytearray(message.get("body", b""))
         while message.get("more_body", False):
             message = await self.receive()

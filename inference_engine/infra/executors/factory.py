@@ -30,8 +30,8 @@ class Executors:
         manifest = model.manifest
         if manifest.execution.instances != 1:
             raise InvalidManifest(
-                f"{manifest.ref}: execution.instances is {manifest.execution.instances}: one instance is all that can be "
-                "run now; raise threads or max_batch_size instead",
+                f"{manifest.ref}: execution.instances is {manifest.execution.instances}: one instance is all that can "
+                "be run now; raise threads or max_batch_size instead",
                 param="execution.instances",
             )
         if manifest.execution.executor == "thread":

@@ -84,7 +84,7 @@ class RunnerExecutor:
         deaths_without_progress = 0
         while True:
             process = await self._alive()
-            before = progress.tokens
+            before = progress.deltas
             try:
                 async with aclosing(process.generate(request, progress.delivered())) as deltas:
                     async for delta in deltas:
@@ -93,7 +93,7 @@ class RunnerExecutor:
                         if isinstance(delta, Done):
                             return
             except ProcessLost as lost:
-                deaths_without_progress = 1 if progress.tokens > before else deaths_without_progress + 1
+                deaths_without_progress = 1 if progress.deltas > before else deaths_without_progress + 1
                 if deaths_without_progress >= self._supervision.lives_per_request:
                     raise RunnerLost(
                         f"{self._model.manifest.ref}: every runner that took up this answer died; {lost}"
@@ -203,15 +203,15 @@ class _Progress:
     """What of one generation has been handed to the caller."""
 
     def __init__(self) -> None:
-        self.tokens = 0
+        self.deltas = 0
         self._text: list[str] = []
         self._pieces: list[str | tuple[int, ...]] = []
 
     def add(self, delta: Delta) -> None:
         if isinstance(delta, TextDelta):
-            self.tokens += len(delta.tokens) or 1
+            self.deltas += 1
             self._text.append(delta.text)
             self._pieces.append(delta.tokens or delta.text)
 
     def delivered(self) -> Delivered:
-        return Delivered("".join(self._text), tuple(self._pieces), self.tokens)
+        return Delivered("".join(self._text), tuple(self._pieces))

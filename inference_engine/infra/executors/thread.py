@@ -143,9 +143,10 @@ class _ThreadSink:
     def cancel(self) -> None:
         self._cancelled = True
 
-    def emit(self, delta: Delta) -> None:
-        if not self._cancelled:
-            self._loop.call_soon_threadsafe(self.items.put_nowait, delta)
+    def emit(self, *deltas: Delta) -> None:
+        for delta in deltas:
+            if not self._cancelled:
+                self._loop.call_soon_threadsafe(self.items.put_nowait, delta)
 
     def fail(self, error: EngineError) -> None:
         if not self._cancelled:

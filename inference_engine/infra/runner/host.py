@@ -44,9 +44,9 @@ class _RunnerSink:
     def cancel(self) -> None:
         self._cancelled = True
 
-    def emit(self, delta: Delta) -> None:
+    def emit(self, *deltas: Delta) -> None:
         if not self._cancelled:
-            self._outbox.put(self.id, delta)
+            self._outbox.put(self.id, deltas)
 
 
 class Host:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from inference_engine.domain.results import Delta
 from inference_engine.infra.runner import frames
@@ -29,10 +29,12 @@ class Outbox:
         with self._changed:
             self._running += 1
 
-    def put(self, id: int, delta: Delta) -> None:
+    def put(self, id: int, deltas: Iterable[Delta]) -> None:
+        """Deltas of one generation that belong into one frame."""
         with self._changed:
-            self._deltas.append((id, delta))
-            if len(self._deltas) == 1 or len(self._deltas) >= self._running:
+            first = not self._deltas
+            self._deltas.extend((id, delta) for delta in deltas)
+            if first or len(self._deltas) >= self._running:
                 self._changed.notify()
 
     def closed(self, ended: frames.Ended) -> None:

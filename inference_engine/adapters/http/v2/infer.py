@@ -28,6 +28,7 @@ _DECODER = msgspec.json.Decoder(InferRequest)
 _KNOWN = frozenset({"binary_data_output", "timeout", "priority"})
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
+_NOTHING = memoryview(b"")
 
 
 class Wanted(NamedTuple):
@@ -109,41 +110,42 @@ async def _answer_binary(exchange: Exchange, prediction: Prediction, request: In
 
 def _decoded(body: bytes, header_length: bytes | None) -> tuple[InferRequest, dict[str, Array]]:
     if header_length is None:
-        request = _request(body)
-        tail = memoryview(b"")
+        request, tail = _request(body), _NOTHING
     else:
         head, tail = _split(body, header_length)
         request = _request(head)
     inputs: dict[str, Array] = {}
     at = 0
     for tensor in request.inputs:
-        if tensor.name in inputs:
-            raise InvalidTensor(f"input {tensor.name!r} is given twice", param=tensor.name)
-        if tensor.parameters is UNSET:
-            if tensor.data is UNSET:
-                raise InvalidTensor(
-                    f"input {tensor.name!r} has neither data nor the parameter binary_data_size", param=tensor.name
-                )
+        size = None if tensor.parameters is UNSET else _binary_size(tensor)
+        if size is None:
             inputs[tensor.name] = tensors.from_json(tensor)
         else:
-            size = _binary_size(tensor)
-            if size is None:
-                inputs[tensor.name] = tensors.from_json(tensor)
-                continue
-            if size > len(tail) - at:
-                raise InvalidTensor(
-                    f"input {tensor.name!r} declares {size} bytes, {len(tail) - at} are left of the body",
-                    param=tensor.name,
-                )
-            inputs[tensor.name] = tensors.from_binary(tensor, tail[at : at + size])
+            inputs[tensor.name] = tensors.from_binary(tensor, _part(tensor, tail, at, size))
             at += size
     if at != len(tail):
         raise InvalidRequest(f"{len(tail) - at} bytes follow the last tensor: every byte must belong to an input")
-    if len(request.inputs) == 0:
-        raise InvalidRequest("inputs is empty: send at least one tensor", param="inputs")
+    if len(inputs) != len(request.inputs) or not inputs:
+        raise _repeated(request)
     if request.id is not UNSET and len(request.id) > _MAX_ID:
         raise InvalidRequest(f"id is longer than {_MAX_ID} characters", param="id")
     return request, inputs
+
+
+def _part(tensor: InferInput, tail: memoryview, at: int, size: int) -> memoryview:
+    if size > len(tail) - at:
+        raise InvalidTensor(
+            f"input {tensor.name!r} declares {size} bytes, {len(tail) - at} are left of the body", param=tensor.name
+        )
+    return tail[at : at + size]
+
+
+def _repeated(request: InferRequest) -> InvalidRequest:
+    names = [tensor.name for tensor in request.inputs]
+    for name in names:
+        if names.count(name) > 1:
+            return InvalidTensor(f"input {name!r} is given twice", param=name)
+    return InvalidRequest("inputs is empty: send at least one tensor", param="inputs")
 
 
 def _split(body: bytes, header_length: bytes) -> tuple[memoryview, memoryview]:
@@ -216,8 +218,6 @@ def _binary_size(tensor: InferInput) -> int | None:
                 param=tensor.name,
             )
     if size is None:
-        if tensor.data is UNSET:
-            raise InvalidTensor(f"input {tensor.name!r} has no data", param=tensor.name)
         return None
     if type(size) is not int or size < 0:
         raise InvalidTensor(f"input {tensor.name!r}: binary_data_size must be a number of bytes", param=tensor.name)

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from inference_engine.adapters.http.decoding import convert
 from inference_engine.adapters.http.v2.wire import BY_KIND, ELEMENTS, InferInput
@@ -28,6 +29,10 @@ def from_json(tensor: InferInput) -> Array:
         InvalidTensor: the element count is not that of the shape, the nesting differs, or a value is out of range.
     """
     shape, data = tensor.shape, tensor.data
+    if data is UNSET:
+        raise InvalidTensor(
+            f"input {tensor.name!r} has neither data nor the parameter binary_data_size", param=tensor.name
+        )
     if data and type(data[0]) is list:
         data = _flattened(tensor, data)
     if len(data) != math.prod(shape):

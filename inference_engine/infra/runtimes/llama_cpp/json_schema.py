@@ -4,7 +4,7 @@ The grammar allows only texts that are valid, though not all of them: properties
 undeclared ones are left out where any are declared, and white space is what people write. A keyword that changes the
 meaning and is not supported is refused; annotations (title, description, format other than dates and uuid) are not.
 
-llama.cpp's own converters are not used. In the wheel from PyPI, completions hand the schema to llguidance: one it cannot
+llama.cpp's own converters are not used. In the wheel from PyPI completions hand the schema to llguidance: one it cannot
 compile leaves the answer unbound without any error, and one that asks for 10^9 items took all memory. Chats ignore
 `not`, `if` and `uniqueItems` silently and allow a Markdown fence around the JSON. And only a grammar of our own can be
 advanced over the text already delivered, so that a cut answer continues.

@@ -108,13 +108,12 @@ class Stream:
     def _finish(self, choice: Choice, usage: ChunkUsage) -> None:
         if usage.prompt_tokens == 0:
             raise InvalidRequest(f"{self._plan.prompt_field} holds no tokens", param=self._plan.prompt_field)
-        if self._last is not None:
-            self._sink.emit(self._last)
         delivered = self._plan.delivered
         prompt = usage.prompt_tokens - delivered
         cached = min(usage.prompt_tokens_details.cached_tokens, prompt)
         reason: FinishReason = "stop" if choice.finish_reason == "stop" else "length"
-        self._sink.emit(Done(reason, Usage(prompt, usage.completion_tokens + delivered, cached)))
+        done = Done(reason, Usage(prompt, usage.completion_tokens + delivered, cached))
+        self._sink.emit(*(() if self._last is None else (self._last,)), done)
         self.finished = True
 
     def _blame(self, error: EngineError) -> EngineError:
