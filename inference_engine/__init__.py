@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from inference_engine.core.version import __version__
+
 if TYPE_CHECKING:
     from inference_engine.bootstrap import AsyncEngine, Engine
 
-__version__ = "0.1.0"
 __all__ = ["AsyncEngine", "Engine", "__version__"]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from inference_engine import __version__
 from inference_engine.adapters import cli
+from inference_engine.core.version import __version__
 
 if TYPE_CHECKING:
     from inference_engine.bootstrap import CommandComposition

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psutil
 
-from inference_engine import __version__
 from inference_engine.adapters import python_api
 from inference_engine.core import logging
 from inference_engine.core.settings import Origins, Settings
+from inference_engine.core.version import __version__
 from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo

@@ -9,11 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference_engine.domain.errors import InferenceFailed, InvalidTensor
-from inference_engine.domain.model import Signature, TensorSpec
+from inference_engine.domain.model import Signature
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 """Input or output tensors by name. Strings are object arrays of `bytes`."""
+
+
+ANY = -1
+"""A dimension of any size in a signature's shape."""
 
 
 def dtype_name(array: Array) -> str:
@@ -21,52 +25,61 @@ def dtype_name(array: Array) -> str:
     return "bytes" if array.dtype.kind in "OSU" else array.dtype.name
 
 
-def check_inputs(tensors: Tensors, signature: Signature) -> None:
-    """Hold `tensors` to `signature`; the error names the tensor, what came and what is expected.
+class InputCheck:
+    """Holds requests to one signature. Made once per loaded model, because it is on the way of every request."""
 
-    Raises:
-        InvalidTensor: a tensor is missing, unknown, or of a wrong dtype or shape, or batch sizes differ.
-    """
-    specs = {spec.name: spec for spec in signature.inputs}
-    if tensors.keys() != specs.keys():
-        _name_difference(tensors, specs)
-    rows: int | None = None
-    for name, spec in specs.items():
-        array = tensors[name]
-        check_tensor(array, spec)
-        if signature.batched:
-            if rows is None:
-                rows = array.shape[0]
-            elif rows != array.shape[0]:
+    __slots__ = ("_batched", "_specs")
+
+    def __init__(self, signature: Signature) -> None:
+        self._batched = signature.batched
+        self._specs = {
+            spec.name: (
+                spec,
+                None if spec.dtype == "bytes" else np.dtype(spec.dtype),
+                len(spec.shape),
+                [(axis, size) for axis, size in enumerate(spec.shape) if size != ANY],
+            )
+            for spec in signature.inputs
+        }
+
+    def rows(self, tensors: Tensors) -> int:
+        """The batch size of `tensors`, 1 for models without a batch dimension.
+
+        Raises:
+            InvalidTensor: a tensor is missing, unknown, of a wrong dtype or shape, or batch sizes differ; the error
+                names the tensor, what came and what is expected.
+        """
+        if tensors.keys() != self._specs.keys():
+            _name_difference(tensors, self._specs)
+        rows = -1
+        for name, (spec, dtype, rank, fixed) in self._specs.items():
+            array = tensors[name]
+            if array.dtype != dtype and (dtype is not None or array.dtype.kind not in "OSU"):
+                raise InvalidTensor(f"input {name!r} is {dtype_name(array)}, the model takes {spec.dtype}", param=name)
+            shape = array.shape
+            if len(shape) != rank or any(shape[axis] != size for axis, size in fixed):
                 raise InvalidTensor(
-                    f"input {name!r} has {array.shape[0]} rows but the inputs before it have {rows}: "
-                    "give every input the same first dimension",
+                    f"input {name!r} has shape {list(shape)}, the model takes {list(spec.shape)} (-1: any size)",
                     param=name,
                 )
+            if self._batched:
+                rows = _same_rows(name, shape[0], rows)
+        return rows if self._batched else 1
+
+
+def _same_rows(name: str, rows: int, before: int) -> int:
+    if before not in (-1, rows):
+        raise InvalidTensor(
+            f"input {name!r} has {rows} rows but the inputs before it have {before}: "
+            "give every input the same first dimension",
+            param=name,
+        )
     if rows == 0:
-        raise InvalidTensor("the batch is empty: send at least one row", param=next(iter(specs)))
+        raise InvalidTensor(f"input {name!r} is empty: send at least one row", param=name)
+    return rows
 
 
-def check_tensor(array: Array, spec: TensorSpec) -> None:
-    """Hold one array to its specification.
-
-    Raises:
-        InvalidTensor: dtype or shape differ.
-    """
-    if dtype_name(array) != spec.dtype:
-        raise InvalidTensor(
-            f"input {spec.name!r} is {dtype_name(array)}, the model takes {spec.dtype}", param=spec.name
-        )
-    if len(array.shape) != len(spec.shape) or any(
-        want not in (-1, have) for have, want in zip(array.shape, spec.shape, strict=False)
-    ):
-        raise InvalidTensor(
-            f"input {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)} (-1: any size)",
-            param=spec.name,
-        )
-
-
-def _name_difference(tensors: Tensors, specs: Mapping[str, TensorSpec]) -> None:
+def _name_difference(tensors: Tensors, specs: Mapping[str, object]) -> None:
     for name in specs:
         if name not in tensors:
             raise InvalidTensor(f"input {name!r} is missing; the model takes {sorted(specs)}", param=name)

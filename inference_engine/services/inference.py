@@ -18,7 +18,7 @@ from inference_engine.domain.errors import (
 from inference_engine.domain.ports import Telemetry
 from inference_engine.domain.requests import Call, Chat, Generate, Kind, Predict, check_generate
 from inference_engine.domain.results import Delta, Done, Prediction, Served
-from inference_engine.domain.tensors import Array, check_inputs
+from inference_engine.domain.tensors import Array
 from inference_engine.services.models import LiveModel, ModelService
 
 
@@ -108,15 +108,11 @@ class InferenceService:
 
 def _checked_rows(live: LiveModel, request: Predict) -> int:
     _check_kind(live, "predict")
-    signature = live.signature
-    if signature is None:
-        return 1
-    check_inputs(request.inputs, signature)
-    known = {spec.name for spec in signature.outputs}
+    rows = 1 if live.check is None else live.check.rows(request.inputs)
     for name in request.outputs:
-        if name not in known:
-            raise InvalidTensor(f"output {name!r} is unknown; the model gives {sorted(known)}", param=name)
-    return next(iter(request.inputs.values())).shape[0] if signature.batched else 1
+        if live.outputs and name not in live.outputs:
+            raise InvalidTensor(f"output {name!r} is unknown; the model gives {sorted(live.outputs)}", param=name)
+    return rows
 
 
 def _check_kind(live: LiveModel, kind: Kind) -> None:
@@ -126,6 +122,9 @@ def _check_kind(live: LiveModel, kind: Kind) -> None:
 
 
 def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+    missing = [name for name in names if name not in outputs]
+    if missing:
+        raise InvalidTensor(f"output {missing[0]!r} is unknown; the model gives {sorted(outputs)}", param=missing[0])
     return {name: outputs[name] for name in names}
 
 

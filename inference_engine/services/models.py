@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -25,6 +25,7 @@ from inference_engine.domain.ports import (
 )
 from inference_engine.domain.results import Served
 from inference_engine.domain.routing import Route, Router
+from inference_engine.domain.tensors import InputCheck
 from inference_engine.services.queues import BatchQueue, SlotQueue
 
 ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
@@ -67,7 +68,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
 class LiveModel:
     """A loaded model with its waiting lines. Held through a `Lease`."""
 
-    __slots__ = ("batches", "executor", "loaded", "manifest", "signature", "slots")
+    __slots__ = ("batches", "check", "executor", "loaded", "manifest", "outputs", "signature", "slots")
 
     def __init__(
         self, manifest: Manifest, loaded: Loaded, executor: Executor, telemetry: Telemetry, clock: Callable[[], float]
@@ -76,6 +77,8 @@ class LiveModel:
         self.loaded = loaded
         self.executor = executor
         self.signature = loaded.signature or manifest.signature
+        self.check = InputCheck(self.signature) if self.signature else None
+        self.outputs = frozenset(spec.name for spec in self.signature.outputs) if self.signature else frozenset()
         batched = self.signature is not None and self.signature.batched
         self.batches = BatchQueue(manifest, executor, batched, telemetry, clock)
         self.slots = SlotQueue(manifest, loaded.concurrency, clock)
@@ -95,7 +98,7 @@ class _Entry:
         self.changing = asyncio.Lock()
         self.failure: tuple[EngineError, float] | None = None
         self.loaded_at: datetime | None = None
-        self.last_used_at: datetime | None = None
+        self.used = False
         self.used_s = 0.0
 
 
@@ -122,7 +125,7 @@ class Lease:
         entry.in_flight -= 1
         if entry.in_flight == 0:
             entry.used_s = self._models.clock()
-            entry.last_used_at = datetime.now(UTC)
+            entry.used = True
             entry.idle.set()
 
 
@@ -230,7 +233,7 @@ class ModelService:
             queued=entry.live.batches.waiting + entry.live.slots.waiting if entry.live else 0,
             restarts=running.restarts if running else 0,
             loaded_at=entry.loaded_at,
-            last_used_at=entry.last_used_at,
+            last_used_at=datetime.now(UTC) - timedelta(seconds=self.clock() - entry.used_s) if entry.used else None,
             error=_problem(entry),
             description=manifest.description,
             licence=manifest.licence,

@@ -15,8 +15,8 @@ _HASHED = re.compile(r"-[A-Za-z0-9_-]{8,}\.[a-z0-9]+$")
 _CACHE_FOREVER: Header = (b"cache-control", b"public, max-age=31536000, immutable")
 _ASK_AGAIN: Header = (b"cache-control", b"no-cache")
 _POLICY = (
-    b"default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
-    b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    b"default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    b"frame-ancestors 'none'"
 )
 PAGE_HEADERS: tuple[Header, ...] = (
     (b"content-security-policy", _POLICY),
@@ -26,7 +26,7 @@ PAGE_HEADERS: tuple[Header, ...] = (
 )
 HTML = b"text/html; charset=utf-8"
 _MISSING = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>Console not built</title>
-<body style="font:16px/1.5 system-ui;max-width:40rem;margin:4rem auto;padding:0 1rem">
+<meta name="color-scheme" content="light dark"><body>
 <h1>The console is not built</h1><p>The server runs, and its APIs answer: see <a href="/docs">/docs</a>.</p>
 <p>To have the console, run <code>make console</code> in the project's folder and reload this page.</p></body></html>
 """
