@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 
 from benchmarks.compare import Result, Row, Target, interleaved, ratio_row
-from benchmarks.load import Caller, infer_post
+from benchmarks.load import Caller, check_equal, infer_post
 from benchmarks.models import MLP_INPUTS, TINY_INPUTS, add_mlp
 from benchmarks.plan import Plan
 from benchmarks.processes import bare_app, engine
@@ -32,6 +32,7 @@ def measure(plan: Plan) -> Result:
 
         def median_us(port: int, model: str) -> Callable[[], float]:
             post = infer_post(model, MLP_INPUTS if model.startswith("mlp") else TINY_INPUTS)
+            check_equal((ours, bare), post)
             callers[port].median_s(post, plan.seconds * _PART)
             return lambda: callers[port].median_s(post, plan.seconds * _PART) * 1e6
 

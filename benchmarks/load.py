@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
@@ -142,17 +143,29 @@ class Caller:
         give_up = time.perf_counter() + seconds
         while time.perf_counter() < give_up:
             started = time.perf_counter()
-            self._socket.sendall(request)
-            answer = self._socket.recv(65536)
-            while not _complete(answer):
-                more = self._socket.recv(65536)
-                if not more:
-                    raise BenchmarkError(f"{post.path}: the connection was closed after {answer[:200]!r}")
-                answer += more
+            answer = self._answer(request)
             times.append(time.perf_counter() - started)
             if not answer.startswith(b"HTTP/1.1 200"):
                 raise BenchmarkError(f"{post.path}: {answer[:500]!r}")
         return statistics.median(times)
+
+    def values(self, post: Post) -> list[float]:
+        """The elements of the first output tensor of an answer in JSON."""
+        answer = self._answer(post.wire())
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise BenchmarkError(f"{post.path}: {answer[:500]!r}")
+        values: list[float] = json.loads(answer.partition(b"\r\n\r\n")[2])["outputs"][0]["data"]
+        return values
+
+    def _answer(self, request: bytes) -> bytes:
+        self._socket.sendall(request)
+        answer = self._socket.recv(65536)
+        while not _complete(answer):
+            more = self._socket.recv(65536)
+            if not more:
+                raise BenchmarkError(f"the connection was closed after {answer[:200]!r}")
+            answer += more
+        return answer
 
 
 def _complete(answer: bytes | bytearray) -> bool:
@@ -161,6 +174,20 @@ def _complete(answer: bytes | bytearray) -> bool:
         return False
     length = _LENGTH.search(answer, 0, end)
     return length is not None and len(answer) >= end + 4 + int(length[1])
+
+
+def check_equal(ports: Collection[int], post: Post) -> None:
+    """Hold the servers to the same answer: two that do not do the same work cannot be compared.
+
+    Raises:
+        BenchmarkError: an answer is not 200, or they differ.
+    """
+    answers = []
+    for port in ports:
+        with contextlib.closing(Caller(port)) as caller:
+            answers.append(caller.values(post))
+    if not all(np.allclose(answer, answers[0], rtol=1e-4, atol=1e-5) for answer in answers):
+        raise BenchmarkError(f"{post.path}: the answers differ: {answers}")
 
 
 # -- many connections, without wrk -----------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def measure(plan: Plan) -> Result:
         def computed(batch: int, seconds: float) -> float:
             return float(direct.ask(batch=batch, seconds=seconds)["rows_per_s"])
 
-        sweep = {batch: computed(batch, plan.seconds / 4) for batch in _BATCHES}
+        sweep = {batch: computed(batch, plan.seconds / 3) for batch in _BATCHES}
         best = max(sweep, key=lambda batch: sweep[batch])
         for post in posts.values():
             served(post)

@@ -167,6 +167,7 @@ class AsyncEngine(python_api.AsyncEngine):
     """`async with AsyncEngine(models="DIR") as engine`. Keyword arguments are settings; see docs/configuration.md."""
 
     def __init__(self, **settings: Any) -> None:
+        logging.as_library()
         application = Application(read_settings(_listed(settings)))
         super().__init__(application.models, application.inference)
 
@@ -175,6 +176,7 @@ class Engine(python_api.Engine):
     """`with Engine(models="DIR") as engine`. Keyword arguments are settings; see docs/configuration.md."""
 
     def __init__(self, **settings: Any) -> None:
+        logging.as_library()
         wanted = read_settings(_listed(settings))
         super().__init__(lambda: open_async_engine(wanted))
 

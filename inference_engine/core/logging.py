@@ -80,6 +80,21 @@ def configure(
     )
 
 
+def as_library() -> None:
+    """Hand log lines to the standard `logging` module, for programs that only use the Python API.
+
+    What they show of it is theirs to say; a structlog configuration of their own is left alone.
+    """
+    structlog = _structlog()
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+            cache_logger_on_first_use=False,
+        )
+
+
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger whose lines carry `name`; cheap, may be called at import, before `configure`."""
     return cast("structlog.stdlib.BoundLogger", _structlog().stdlib.get_logger(name))

@@ -78,6 +78,13 @@ async def test_the_async_engine(tmp_path: Path) -> None:
         assert (await engine.predict("iris", {"input": [[6.0, 3.0, 5.0, 2.0]]})).served.rule == "latest"
 
 
+def test_the_library_prints_nothing(tmp_path: Path) -> None:
+    code = "from inference_engine import Engine\nwith Engine() as engine: engine.load('iris')"
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True)
+    assert (ended.stdout, ended.stderr) == ("", "")
+
+
 def test_broken_folders_are_reported_not_served(tmp_path: Path) -> None:
     lay_out(tmp_path)
     (tmp_path / "slow" / "1" / "model.yaml").write_text("name: slow\nversion: '1'\nruntime: python\nartefact: x")

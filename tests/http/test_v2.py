@@ -157,7 +157,7 @@ async def test_floats_survive(http: httpx.AsyncClient, values: list[float]) -> N
         (tensor([1, 2, 3]), "3 elements, its shape [1, 4] needs 4"),
         (tensor([1] * 5), "5 elements"),
         (tensor([1, 2], (1, 2)), "the model takes [-1, 4]"),
-        (tensor([], (0, 4)), "batch is empty"),
+        (tensor([], (0, 4)), "send at least one row"),
         (tensor([1, 2, 3, "4"]), "data[3]"),
         (tensor([1, 2, 3, None]), "data[3]"),
         (tensor([1, 2, 3, True]), "data[3]"),

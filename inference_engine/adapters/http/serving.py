@@ -106,8 +106,9 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
+        reason = os.strerror(error.errno or 0)
         raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {os.strerror(error.errno or 0)}: stop what uses the port, "
+            f"cannot listen on {settings.host}:{settings.port}: {reason}: stop what uses the port, "
             "or choose another with --port"
         ) from None
 
