@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
+from inference_engine.infra.pipeline.runtime import create_runtime
 from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.routes_file import RoutesFile
 from inference_engine.infra.runtimes.catalog import EntryPointCatalog
@@ -56,7 +58,8 @@ class Application:
         self.repository = repository or FolderRepository(model_roots(settings))
         self.models = ModelService(
             self.repository,
-            executors or Executors(self.catalog.create, clock, self.telemetry.restart, Supervision()),
+            executors
+            or Executors(partial(create_runtime, runtimes=self.catalog), clock, self.telemetry.restart, Supervision()),
             routes or RoutesFile(settings.state_dir),
             self.telemetry,
             clock,

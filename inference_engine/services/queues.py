@@ -10,27 +10,37 @@ import heapq
 from collections.abc import Callable
 from itertools import count
 
+from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidRequest, QueueFull
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import Executor, Telemetry
 from inference_engine.domain.tensors import Array, Tensors
 
 Clock = Callable[[], float]
+_SWEEP_S = 0.02
+_log = get_logger(__name__)
 
 
 class _Waiting:
     """One predict request in line. `shape_key` is equal for requests that can share a batch."""
 
-    __slots__ = ("batch", "future", "inputs", "queued_at", "rows", "shape_key")
+    __slots__ = ("batch", "deadline_s", "future", "inputs", "queued_at", "rows", "shape_key")
 
     def __init__(
-        self, inputs: Tensors, rows: int, shape_key: object, future: asyncio.Future[Answer], queued_at: float
+        self,
+        inputs: Tensors,
+        rows: int,
+        shape_key: object,
+        future: asyncio.Future[Answer],
+        queued_at: float,
+        deadline_s: float,
     ) -> None:
         self.inputs = inputs
         self.rows = rows
         self.shape_key = shape_key
         self.future = future
         self.queued_at = queued_at
+        self.deadline_s = deadline_s
         self.batch: _Batch | None = None
 
 
@@ -72,6 +82,8 @@ class BatchQueue:
         self._order = count()
         self._running: set[asyncio.Task[None]] = set()
         self._pump_due: asyncio.Handle | None = None
+        self._unanswered: set[_Waiting] = set()
+        self._sweep_due: asyncio.TimerHandle | None = None
 
     @property
     def waiting(self) -> int:
@@ -90,9 +102,11 @@ class BatchQueue:
             )
         loop = asyncio.get_running_loop()
         now = self._clock()
-        item = _Waiting(inputs, rows, self._shape_key(inputs), loop.create_future(), now)
+        item = _Waiting(inputs, rows, self._shape_key(inputs), loop.create_future(), now, deadline_s)
         heapq.heappush(self._line, (priority, next(self._order), item))
-        expiry = loop.call_later(max(0.0, deadline_s - now), self._expire, item)
+        self._unanswered.add(item)
+        if self._sweep_due is None:
+            self._sweep_due = loop.call_later(_SWEEP_S, self._sweep)
         self._schedule_pump()
         try:
             return await item.future
@@ -101,18 +115,24 @@ class BatchQueue:
                 item.batch.abandon_if_unwanted()
             raise
         finally:
-            expiry.cancel()
+            self._unanswered.discard(item)
 
     def _shape_key(self, inputs: Tensors) -> object:
         if not self._batched:
             return None
         return tuple([array.shape[1:] for array in inputs.values()])
 
-    def _expire(self, item: _Waiting) -> None:
-        if not item.future.done():
-            item.future.set_exception(
-                DeadlineExceeded(f"{self._ref} did not answer within the deadline of this request")
-            )
+    def _sweep(self) -> None:
+        """End the wait of those whose deadline has passed. One sweep for all: a timer for each would cost more."""
+        self._sweep_due = None
+        now = self._clock()
+        for item in self._unanswered:
+            if item.deadline_s <= now and not item.future.done():
+                item.future.set_exception(
+                    DeadlineExceeded(f"{self._ref} did not answer within the deadline of this request")
+                )
+        if self._unanswered:
+            self._sweep_due = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def _schedule_pump(self) -> None:
         if self._pump_due is not None or len(self._running) >= self._executor.batches_in_flight:
@@ -165,6 +185,10 @@ class BatchQueue:
         except EngineError as error:
             await self._failed(items, error)
             return
+        except Exception as error:
+            _log.exception("executor failed unexpectedly", model=str(self._ref))
+            await self._failed(items, InferenceFailed(f"{type(error).__name__}: {error}"))
+            return
         except asyncio.CancelledError:
             for item in items:
                 item.future.cancel()
@@ -190,6 +214,8 @@ class BatchQueue:
         for _, _, item in self._line:
             item.future.cancel()
         self._line.clear()
+        if self._sweep_due is not None:
+            self._sweep_due.cancel()
         for task in tuple(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -63,7 +63,11 @@ async def test_many_streams_at_once_do_not_mix(server: LiveServer) -> None:
     async def ask(question: str) -> str:
         messages = [{"role": "user", "content": question}]
         stream = await client.chat.completions.create(
-            model="guide", messages=messages, temperature=0, max_tokens=40, stream=True  # type: ignore[arg-type]
+            model="guide",
+            messages=messages,
+            temperature=0,
+            max_tokens=40,
+            stream=True,  # type: ignore[arg-type]
         )
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
@@ -80,7 +84,7 @@ def test_sampling_parameters_have_their_effect(client: openai.OpenAI) -> None:
         return str(answer.choices[0].message.content)
 
     assert say(seed=5, temperature=1.5) == say(seed=5, temperature=1.5)
-    assert len({say(seed=seed, temperature=1.8) for seed in range(4)}) > 1
+    assert len({say(seed=seed, temperature=5.0) for seed in range(4)}) > 1
     whole = say(temperature=0)
     word = whole.split()[2]
     assert say(temperature=0, stop=[word]) == whole[: whole.index(word)]
@@ -205,7 +209,8 @@ def test_bad_tensors_are_refused_by_name(server: LiveServer, tensor: dict[str, o
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_what_json_cannot_say_is_refused(server: LiveServer, number: str) -> None:
-    body = '{"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, %s]}]}' % number
+    body = '{"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, NUMBER]}]}'
+    body = body.replace("NUMBER", number)
     answer = httpx.post(f"{server.url}/v2/models/iris/infer", content=body)
     assert answer.status_code == 400
     assert not math.isnan(len(answer.json()["error"]))

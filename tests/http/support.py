@@ -104,7 +104,7 @@ class World:
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Talks to the application in this process; what escapes the application is raised."""
         transport = httpx.ASGITransport(self.app)
-        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     def fail_with(self, error: EngineError, after: int | None = None) -> None:
         """Let generations fail, at once or after some words."""

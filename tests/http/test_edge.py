@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from inference_engine.adapters.http.exchange import Message
+from inference_engine.adapters.http.hosts import LocalHosts
 from inference_engine.core.settings import Settings
+from inference_engine.domain.errors import Forbidden
 from tests.http.support import VERSION, World
 
 INFER = "/v2/models/echo/infer"
@@ -143,7 +145,7 @@ async def test_a_foreign_origin_is_not_allowed(http: httpx.AsyncClient) -> None:
 
 
 async def test_the_own_page_may_write(http: httpx.AsyncClient) -> None:
-    headers = {"Origin": "http://test", "Sec-Fetch-Site": "same-origin"}
+    headers = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
     assert (await http.post("/admin/models/echo/1/load", headers=headers)).status_code == 200
 
 
@@ -172,7 +174,7 @@ async def test_a_body_over_the_limit(narrow: World, path: str) -> None:
 
 
 async def test_a_packed_body_is_unpacked_within_the_limit(narrow: World) -> None:
-    body = httpx.Request("POST", "http://test", json=FLOATS).content
+    body = httpx.Request("POST", "http://localhost", json=FLOATS).content
     cases = [
         ("gzip", gzip.compress(body), 200),
         ("deflate", zlib.compress(body), 200),
@@ -190,7 +192,7 @@ async def test_a_packed_body_is_unpacked_within_the_limit(narrow: World) -> None
 
 async def test_a_body_in_pieces(world: World) -> None:
     wire = Wire(INFER, b"")
-    body = httpx.Request("POST", "http://test", json=FLOATS).content
+    body = httpx.Request("POST", "http://localhost", json=FLOATS).content
     wire._messages = [
         {"type": "http.request", "body": body[i : i + 7], "more_body": True} for i in range(0, len(body), 7)
     ]
@@ -227,7 +229,7 @@ async def test_a_deadline_ends_the_request(world: World, http: httpx.AsyncClient
 
 async def test_leaving_a_prediction_stops_it(world: World) -> None:
     world.echo.hold = 0
-    body = httpx.Request("POST", "http://test", json=FLOATS).content
+    body = httpx.Request("POST", "http://localhost", json=FLOATS).content
     wire = Wire("/v2/models/echo/versions/1/infer", body)
     task = wire.start(world)
     await world.echo.waiting.wait()
@@ -243,7 +245,7 @@ async def test_leaving_a_prediction_stops_it(world: World) -> None:
 @pytest.mark.parametrize("hold", [0, 2])
 async def test_leaving_a_generation_stops_it(world: World, stream: bool, hold: int) -> None:
     world.chatty.hold = hold
-    body = httpx.Request("POST", "http://test", json={**CHAT, "stream": stream}).content
+    body = httpx.Request("POST", "http://localhost", json={**CHAT, "stream": stream}).content
     wire = Wire("/v1/chat/completions", body)
     task = wire.start(world)
     await world.chatty.waiting.wait()
@@ -256,7 +258,7 @@ async def test_leaving_a_generation_stops_it(world: World, stream: bool, hold: i
 
 async def test_leaving_several_prompts_stops_them_all(world: World) -> None:
     world.chatty.hold = 1
-    body = httpx.Request("POST", "http://test", json={"model": "chatty", "prompt": ["a", "b"], "n": 2}).content
+    body = httpx.Request("POST", "http://localhost", json={"model": "chatty", "prompt": ["a", "b"], "n": 2}).content
     wire = Wire("/v1/completions", body)
     task = wire.start(world)
     await world.chatty.waiting.wait()
@@ -268,7 +270,7 @@ async def test_leaving_several_prompts_stops_them_all(world: World) -> None:
 async def test_a_slow_answer_to_a_patient_client(world: World) -> None:
     """The watch over a long request ends with it and does no harm."""
     world.chatty.hold = 1
-    wire = Wire("/v1/chat/completions", httpx.Request("POST", "http://test", json=CHAT).content)
+    wire = Wire("/v1/chat/completions", httpx.Request("POST", "http://localhost", json=CHAT).content)
     task = wire.start(world)
     await world.chatty.waiting.wait()
     while not world.app._departures._watchers:
@@ -281,7 +283,7 @@ async def test_a_slow_answer_to_a_patient_client(world: World) -> None:
 
 async def test_cancelling_the_server_is_no_departure(world: World) -> None:
     world.chatty.hold = 0
-    wire = Wire("/v1/chat/completions", httpx.Request("POST", "http://test", json=CHAT).content)
+    wire = Wire("/v1/chat/completions", httpx.Request("POST", "http://localhost", json=CHAT).content)
     task = wire.start(world)
     await world.chatty.waiting.wait()
     task.cancel()
@@ -394,3 +396,24 @@ async def test_an_unexpected_exception_in_a_stream_ends_it_with_an_error(world: 
     last = answer.text.strip().split("\n\n")[-1]
     assert "internal_error" in last
     assert "secret" not in last
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1:8000", 200), ("localhost", 200), ("app.localhost:1", 200), ("[::1]:8000", 200), ("evil.example", 403)],
+)
+def test_without_keys_only_local_names_are_answered(host: str, status: int) -> None:
+    hosts = LocalHosts("box")
+    hosts.check(b"box:8000")
+    if status == 200:
+        hosts.check(host.encode())
+    else:
+        with pytest.raises(Forbidden, match=host):
+            hosts.check(host.encode())
+
+
+async def test_a_page_that_rebinds_its_name_gets_nothing(world: World) -> None:
+    async with world.client() as client:
+        answer = await client.get("/v1/models", headers={"host": "evil.example"})
+    assert answer.status_code == 403
+    assert "evil.example" in answer.json()["error"]["message"]

@@ -280,7 +280,7 @@ async def test_hostile_names(http: httpx.AsyncClient, name: str) -> None:
         ([2], "BYTES", 4, b"\0\0\0\0", "1 elements"),
     ],
 )
-async def test_binary_that_lies(  # noqa: PLR0917 - a table of cases
+async def test_binary_that_lies(
     http: httpx.AsyncClient, shape: list[int], datatype: str, declared: Any, raw: bytes, says: str
 ) -> None:
     given_tensor = {"name": "x", "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": declared}}

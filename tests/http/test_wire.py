@@ -10,7 +10,7 @@ import pytest
 
 Live = tuple[Any, str]
 BODY = b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]}]}'
-HEAD = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: test\r\n"
+HEAD = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def told(url: str, sent: bytes, *, half_close: bool = True) -> bytes:

@@ -163,12 +163,25 @@ async def test_a_bad_request_does_not_fail_its_neighbours() -> None:
 
 
 async def test_the_deadline_ends_the_wait_and_the_unwanted_computation() -> None:
-    executor = GatedExecutor()
-    queue = line(executor)
+    executor, clock = GatedExecutor(), FakeClock(NOW)
+    queue = line(executor, clock)
+    waiting = asyncio.create_task(queue.submit(request(1), 1, NOW + 10))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    clock.advance(10)
     with pytest.raises(DeadlineExceeded):
-        await queue.submit(request(1), 1, NOW + 0.01)
+        await waiting
     await turns()
     assert executor.cancelled == 1
+
+
+async def test_a_defect_of_an_executor_is_an_error_not_a_silence() -> None:
+    class Defective(GatedExecutor):
+        async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+            raise ZeroDivisionError("by accident")
+
+    with pytest.raises(InferenceFailed, match="ZeroDivisionError: by accident"):
+        await put(line(Defective()), 1)
 
 
 async def test_a_batch_goes_on_while_anybody_wants_it() -> None:

@@ -30,8 +30,8 @@ artifact: guide.gguf
 task: text-generation
 description: >-
   {description}
-execution: {{executor: runner, instances: 1, threads: 2, queue_limit: 1024, timeout_s: 30}}
-options: {{context_length: {context_length}, parallel: 8}}
+execution: {{executor: runner, threads: 1}}
+options: {{context_length: {context_length}, parallel: 8, sampling: {{temperature: 0.2}}}}
 tags: [built-in, chat, english, small]
 capabilities: [chat, completion]
 licence: MIT

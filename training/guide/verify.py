@@ -109,7 +109,10 @@ def check_answers(server: LlamaServer, source: Path, corpus: Corpus, count: int)
 def check_topics(server: LlamaServer, corpus: Corpus, temperature: float) -> None:
     """Print the share of held-out questions that the GGUF file answers with the right topic."""
     for name, cases in corpus.held_out.items():
-        answers = [server.text(chat_of(case, corpus), temperature=temperature, seed=1) for case in cases]
+        # Another seed for each question: one seed for all would take the same quantile for each first token.
+        answers = [
+            server.text(chat_of(case, corpus), temperature=temperature, seed=seed) for seed, case in enumerate(cases)
+        ]
         right = sum(nearest(answer, corpus)[0] in case.topics for case, answer in zip(cases, answers, strict=True))
         print(f"GGUF, {name} at temperature {temperature}: right topic {right} of {len(cases)}")
 

@@ -20,7 +20,7 @@ from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 
 
-def create_app(  # noqa: PLR0917 - the composition root hands over everything
+def create_app(
     settings: Settings,
     models: ModelService,
     inference: InferenceService,
@@ -49,6 +49,7 @@ def create_app(  # noqa: PLR0917 - the composition root hands over everything
         access,
         EdgeOptions(
             version=version,
+            host=settings.host,
             max_body_bytes=int(settings.max_body_mb * (1 << 20)),
             cors_origins=settings.cors_origins,
             root_path=settings.root_path,

@@ -22,8 +22,10 @@ class Calls:
         self._clock = clock
         self._limit_s = limit_s
 
-    def of(self, exchange: Exchange, own_limit_s: float | None = None) -> Call:
+    def of(self, exchange: Exchange, own_limit_s: float | None = None, priority: int = 0) -> Call:
         """The call of this exchange; its deadline counts from now. `own_limit_s` is a dialect's own field for it.
+
+        A lower `priority` is served first.
 
         Raises:
             InvalidRequest: X-Request-Timeout is not a positive number of seconds.
@@ -31,7 +33,7 @@ class Calls:
         limit_s = self._limit_s if own_limit_s is None else min(self._limit_s, own_limit_s)
         if TIMEOUT_HEADER in exchange.headers:
             limit_s = min(limit_s, _seconds(exchange.headers[TIMEOUT_HEADER]))
-        return Call(exchange.request_id.decode("latin-1"), exchange.principal, self._clock() + limit_s)
+        return Call(exchange.request_id.decode("latin-1"), exchange.principal, self._clock() + limit_s, priority)
 
 
 def _seconds(value: bytes) -> float:

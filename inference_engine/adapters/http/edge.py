@@ -27,6 +27,7 @@ from inference_engine.adapters.http.exchange import (
     Scope,
     Send,
 )
+from inference_engine.adapters.http.hosts import LocalHosts, host_of
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError
 from inference_engine.services.access import AccessService
@@ -40,6 +41,7 @@ class EdgeOptions(msgspec.Struct, frozen=True):
     """What an operator can set of the edge."""
 
     version: str
+    host: str = "localhost"
     max_body_bytes: int = 64 << 20
     cors_origins: tuple[str, ...] = ()
     root_path: str = ""
@@ -62,6 +64,8 @@ class Edge:
         self._hot = HotTable(dialects)
         self._access = access
         self._cors = Cors(options.cors_origins, guard=not access.has_keys)
+        open_to_all = access.has_keys or "*" in options.cors_origins
+        self._hosts = None if open_to_all else LocalHosts(options.host, *map(host_of, options.cors_origins))
         self._root = options.root_path
         self._access_log = options.access_log
         self._max_body_bytes = options.max_body_bytes
@@ -102,6 +106,8 @@ class Edge:
     async def _answer(self, exchange: Exchange) -> None:
         dialect = None
         try:
+            if self._hosts is not None:
+                self._hosts.check(exchange.headers.get(b"host"))
             if b"origin" in exchange.headers and await self._cors.answered(exchange):
                 return
             method = exchange.method

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from inference_engine.domain.errors import InvalidManifest
-from inference_engine.domain.model import ModelRef
+from inference_engine.domain.model import Manifest, ModelRef
 from inference_engine.domain.ports import Executor, Runtime, StoredModel
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
 from inference_engine.infra.executors.thread import ThreadExecutor
@@ -16,7 +16,7 @@ class Executors:
 
     def __init__(
         self,
-        create_runtime: Callable[[str], Runtime],
+        create_runtime: Callable[[Manifest], Runtime],
         clock: Callable[[], float],
         on_restart: Callable[[ModelRef], None],
         supervision: Supervision,
@@ -35,5 +35,5 @@ class Executors:
                 param="execution.instances",
             )
         if manifest.execution.executor == "thread":
-            return ThreadExecutor(model, self._create_runtime(manifest.runtime))
+            return ThreadExecutor(model, self._create_runtime(manifest))
         return RunnerExecutor(model, self._clock, lambda: self._on_restart(manifest.ref), self._supervision)

@@ -8,9 +8,9 @@ import signal
 import socket
 import sys
 
+from inference_engine.infra.pipeline.runtime import create_runtime
 from inference_engine.infra.runner.arena import Arena
 from inference_engine.infra.runner.host import Host, leave
-from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 
 _PR_SET_PDEATHSIG = 1
 
@@ -28,7 +28,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group: the server decides when to stop
     connection = socket.socket(fileno=socket_fd)
     inbox, outbox = Arena(in_fd, arena_bytes), Arena(out_fd, arena_bytes)
-    leave(Host(connection, inbox, outbox, EntryPointCatalog().create).serve())
+    leave(Host(connection, inbox, outbox, create_runtime).serve())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_engine.domain.errors import EngineError, InferenceFailed, ModelLoadFailed
+from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import Runtime
 from inference_engine.domain.results import Delta
 from inference_engine.infra.runner import frames
@@ -50,10 +51,10 @@ class _RunnerSink:
 
 
 class Host:
-    """Serves one socket. `create` makes the runtime named in the manifest."""
+    """Serves one socket. `create` makes the runtime that a manifest asks for."""
 
     def __init__(
-        self, connection: socket.socket, inbox: Arena, outbox: Arena, create: Callable[[str], Runtime]
+        self, connection: socket.socket, inbox: Arena, outbox: Arena, create: Callable[[Manifest], Runtime]
     ) -> None:
         self._socket = connection
         self._inbox_arena = inbox
@@ -95,7 +96,7 @@ class Host:
         return None
 
     def _load(self, load: frames.Load) -> tuple[Runtime, Any]:
-        runtime = self._create(load.manifest.runtime)
+        runtime = self._create(load.manifest)
         try:
             return runtime, runtime.load(load.manifest, Path(load.folder))
         except EngineError:

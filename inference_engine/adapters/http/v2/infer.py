@@ -34,13 +34,14 @@ _NOTHING = memoryview(b"")
 class Wanted(NamedTuple):
     """Which outputs are wanted (empty: all), and which of them after the JSON. `default` is for those not named.
 
-    `timeout_s` is the client's own limit.
+    `timeout_s` is the client's own limit; a lower `priority` is served first.
     """
 
     names: tuple[str, ...] = ()
     binary: frozenset[str] = frozenset()
     default: bool = False
     timeout_s: float | None = None
+    priority: int = 0
 
 
 _ALL_JSON = Wanted()
@@ -60,7 +61,7 @@ class Infer:
             wanted = _wanted(request)
         params = exchange.path_params
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
-        call = self._calls.of(exchange, wanted.timeout_s)
+        call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
         prediction = await self._inference.predict(target, Predict(inputs, wanted.names), call)
         if wanted.default or wanted.binary:
@@ -228,10 +229,12 @@ def _binary_size(tensor: InferInput) -> int | None:
 
 def _wanted(request: InferRequest) -> Wanted:
     default = timeout_s = None
+    priority = 0
     if request.parameters is not UNSET:
         _refuse_others(request.parameters, _KNOWN, "parameters")
         default = _flag(request.parameters, "binary_data_output", "parameters")
         timeout_s = _timeout_s(request.parameters)
+        priority = _priority(request.parameters)
     names: list[str] = []
     binary: set[str] = set()
     for output in request.outputs if request.outputs is not UNSET else ():
@@ -241,7 +244,7 @@ def _wanted(request: InferRequest) -> Wanted:
         own = _output_flag(output)
         if own if own is not None else default:
             binary.add(output.name)
-    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s)
+    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority)
 
 
 def _timeout_s(parameters: Parameters) -> float | None:
@@ -250,6 +253,14 @@ def _timeout_s(parameters: Parameters) -> float | None:
     if value is not None and (type(value) is not int or value < 0):
         raise InvalidRequest("parameters: timeout must be a number of microseconds", param="timeout")
     return value * _TIMEOUT_UNIT_S if value else None
+
+
+def _priority(parameters: Parameters) -> int:
+    """As in Triton: 1 is served first, 0 is the model's default, which here comes before every other number."""
+    value = parameters.get("priority", 0)
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise InvalidRequest("parameters: priority must be a whole number from 0", param="priority")
+    return value
 
 
 def _output_flag(output: OutputRequest) -> bool | None:

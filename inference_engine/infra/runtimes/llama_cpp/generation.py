@@ -12,18 +12,9 @@ from typing import Any, Protocol
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.requests import Chat, Complete, Generate, Sampling
 from inference_engine.domain.results import Delivered
+from inference_engine.infra.runtimes.llama_cpp.options import SamplingDefaults
 
 _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's word for "any seed"
-
-_DIRECT = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repeat_penalty",
-)
 
 
 class Vocabulary(Protocol):
@@ -53,7 +44,12 @@ def delivered_ids(delivered: Delivered, echo: str, vocabulary: Vocabulary) -> li
 
 
 def completion_body(
-    prompt: str, request: Generate, ids: list[int], grammar: str | None, vocabulary: Vocabulary
+    prompt: str,
+    request: Generate,
+    ids: list[int],
+    grammar: str | None,
+    vocabulary: Vocabulary,
+    defaults: SamplingDefaults,
 ) -> dict[str, Any]:
     """The body for `handle_completions`: continue `prompt` and the delivered `ids`."""
     return {
@@ -64,12 +60,17 @@ def completion_body(
         "response_fields": ["stop_type"],  # keeps the prompt and all settings out of the last chunk
         "cache_prompt": True,
         **({"grammar": grammar} if grammar else {}),
-        **_sampling(request.sampling, len(ids), vocabulary),
+        **_sampling(request.sampling, len(ids), vocabulary, defaults),
     }
 
 
-def _sampling(sampling: Sampling, delivered: int, vocabulary: Vocabulary) -> dict[str, Any]:
-    body: dict[str, Any] = {name: getattr(sampling, name) for name in _DIRECT if getattr(sampling, name) is not None}
+def _sampling(sampling: Sampling, delivered: int, vocabulary: Vocabulary, defaults: SamplingDefaults) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        name: value
+        for name in SamplingDefaults.__struct_fields__
+        for value in [getattr(sampling, name) if getattr(sampling, name) is not None else getattr(defaults, name)]
+        if value is not None
+    }
     if sampling.max_tokens is not None:
         body["n_predict"] = sampling.max_tokens - delivered
     if sampling.seed is not None:

@@ -21,6 +21,18 @@ _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
+class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is taken where a request leaves a sampling value open; None leaves it to llama.cpp."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=5)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    repeat_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+
+
 class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`options` of a llama_cpp model. None is decided when the model is loaded.
 
@@ -29,6 +41,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_batch: prompt tokens computed between two decode steps of the others: small keeps streams even, large is faster.
     gpu_layers: layers on the accelerator, -1 as many as fit. cache_ram_mib: memory for prompts of past conversations.
     chat_template: Jinja text, or the name of a file in the model's folder, instead of the model's own.
+    sampling: values for what requests leave open.
     """
 
     context_length: Positive | None = None
@@ -41,6 +54,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mmap: bool = True
     chat_template: str | None = None
     cache_ram_mib: Annotated[int, msgspec.Meta(ge=0)] = 256
+    sampling: SamplingDefaults = SamplingDefaults()
 
 
 def context_length(options: LlamaCppOptions, head: GgufHead) -> int:

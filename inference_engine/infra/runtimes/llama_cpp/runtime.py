@@ -42,7 +42,7 @@ from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_h
 from inference_engine.infra.runtimes.llama_cpp.grammar import MismatchError, remaining, to_gbnf
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
 from inference_engine.infra.runtimes.llama_cpp.json_schema import compile_schema
-from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions
+from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
 from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.threads import thread_count
@@ -61,12 +61,14 @@ class LlamaCppRuntime:
         self._http: HttpSide
         self._folder: Path | None = None
         self._context = 0
+        self._defaults = SamplingDefaults()
         self._vocabulary = 0
         self._chat = False
         self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
         options = decode_options(manifest.options, LlamaCppOptions, "llama_cpp")
+        self._defaults = options.sampling
         path = artifact_path(folder, manifest.artifact)
         head = read_head(path)
         template = sizes.chat_template(options, folder)
@@ -103,7 +105,7 @@ class LlamaCppRuntime:
             sink.emit(Done("length", Usage(len(self._tokenize(prompt, prompt=True)), len(ids))))
             return
         grammar = None if request.json_schema is None else _grammar(request.json_schema, delivered.text[len(echo) :])
-        body = completion_body(prompt, request, ids, grammar, self)
+        body = completion_body(prompt, request, ids, grammar, self, self._defaults)
         plan = Plan(
             prompt_field(request),
             self._context,

@@ -1,0 +1,144 @@
+"""The explicit steps around a model: what a step promises, and a pipeline of them. Knows no step and no runtime.
+
+    client -> preprocess[0] -> preprocess[1] -> model -> postprocess[0] -> postprocess[1] -> client
+
+The client's view of a model is previewed from the model's own signature before anything runs: outputs forwards through
+the postprocess steps, inputs backwards through the preprocess steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import ClassVar, Literal, Protocol
+
+import msgspec
+
+from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidRequest
+from inference_engine.domain.model import Signature, TensorSpec
+from inference_engine.domain.tensors import Tensors
+
+Side = Literal["preprocess", "postprocess"]
+Specs = Mapping[str, TensorSpec]
+"""Tensor specifications by name, as `Tensors` are arrays by name."""
+
+FLOATS = ("float16", "float32", "float64")
+
+
+class Step(Protocol):
+    """One entry of a pipeline. Plain blocking numpy code that keeps nothing from one batch to the next.
+
+    A preprocess step stands between the client and the model, a postprocess step between the model and the client.
+    """
+
+    side: ClassVar[Side]
+
+    def preview(self, specs: Specs) -> Specs:
+        """How this step changes the specifications, and the place to check that it fits. Called once, at load.
+
+        preprocess: `specs` is what comes out of this step; return what must go into it (previews run backwards).
+        postprocess: `specs` is what goes into this step; return what comes out.
+
+        Raises:
+            InvalidManifest: it does not fit; the message names the tensor. The pipeline adds the step's place.
+        """
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        """Compute one batch of rows, which may be several requests merged. Never writes into the arrays it gets.
+
+        Raises:
+            InvalidTensor: the client's values are at fault. Whatever else is raised becomes `InferenceFailed`.
+        """
+
+
+class PlacedStep(msgspec.Struct, frozen=True):
+    """A step and where the manifest lists it: `place` is `pipeline.postprocess[1]`, `use` its name there."""
+
+    place: str
+    use: str
+    step: Step
+
+    def __str__(self) -> str:
+        return f"{self.place} (use: {self.use})"
+
+
+class Pipeline(msgspec.Struct, frozen=True):
+    """The steps on both sides of a model, each side in the order in which tensors pass through it."""
+
+    preprocess: tuple[PlacedStep, ...] = ()
+    postprocess: tuple[PlacedStep, ...] = ()
+
+    def preview(self, model: Signature) -> Signature:
+        """What the client sends and gets when the model itself has the signature `model`.
+
+        Raises:
+            InvalidManifest: a step does not fit; the message names the step and the tensor.
+        """
+        return Signature(
+            _previewed(reversed(self.preprocess), model.inputs), _previewed(self.postprocess, model.outputs)
+        )
+
+    def before(self, inputs: Tensors) -> Tensors:
+        """From what the client sent to what the model takes. Raises `InvalidRequest` or `InferenceFailed`."""
+        return _applied(self.preprocess, inputs)
+
+    def after(self, outputs: Tensors) -> Tensors:
+        """From what the model gave to what the client gets. Raises `InvalidRequest` or `InferenceFailed`."""
+        return _applied(self.postprocess, outputs)
+
+
+def choose(names: Collection[str], wanted: str | None) -> str:
+    """The tensor a step works on: `wanted`, or the only one there is. For specifications and for tensors alike.
+
+    Raises:
+        InvalidManifest: there is no such tensor, or several to choose from.
+    """
+    if wanted is None and len(names) == 1:
+        return next(iter(names))
+    there = ", ".join(map(repr, names)) or "none"
+    if wanted is None:
+        raise InvalidManifest(f"say which tensor it is for; there are: {there}")
+    if wanted not in names:
+        raise InvalidManifest(f"there is no tensor {wanted!r} here; there are: {there}")
+    return wanted
+
+
+def require_dtype(spec: TensorSpec, dtypes: Collection[str]) -> None:
+    """Raises `InvalidManifest` when `spec` is of none of the `dtypes`."""
+    if spec.dtype not in dtypes:
+        raise InvalidManifest(f"tensor {spec.name!r} is {spec.dtype}, it must be {' or '.join(dtypes)}")
+
+
+def last_size(spec: TensorSpec) -> int:
+    """The size of the last dimension (features, classes), -1 if it is free.
+
+    Raises:
+        InvalidManifest: the batch is the only dimension, or there is none.
+    """
+    if spec.shape in ((), (-1,)):
+        raise InvalidManifest(
+            f"tensor {spec.name!r} has shape {list(spec.shape)}, it needs a dimension of values after the batch"
+        )
+    return spec.shape[-1]
+
+
+def _previewed(steps: Iterable[PlacedStep], specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    named: Specs = {spec.name: spec for spec in specs}
+    for placed in steps:
+        try:
+            named = placed.step.preview(named)
+        except InvalidManifest as error:
+            raise InvalidManifest(f"{placed}: {error.message}", param=placed.place) from None
+        except Exception as error:  # the border to foreign code: anything may come
+            raise InvalidManifest(f"{placed}: {type(error).__name__}: {error}", param=placed.place) from error
+    return tuple(msgspec.structs.replace(spec, name=name) for name, spec in named.items())
+
+
+def _applied(steps: tuple[PlacedStep, ...], tensors: Tensors) -> Tensors:
+    for placed in steps:
+        try:
+            tensors = placed.step.apply(tensors)
+        except InvalidRequest:
+            raise
+        except Exception as error:  # the border to foreign code: anything may come
+            raise InferenceFailed(f"{placed}: {type(error).__name__}: {error}", param=placed.place) from error
+    return tensors

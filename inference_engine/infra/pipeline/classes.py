@@ -1,0 +1,132 @@
+"""Postprocess steps for classifiers: `softmax`, `top_k`, `threshold`. The classes are the last dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, ClassVar, TypeVar
+
+import msgspec
+import numpy as np
+
+from inference_engine.domain.errors import InferenceFailed, InvalidManifest
+from inference_engine.domain.model import TensorSpec
+from inference_engine.domain.pipeline import FLOATS, Side, Specs, choose, last_size, require_dtype
+from inference_engine.domain.tensors import Array, Tensors
+
+T = TypeVar("T")
+_NUMBERS = (*FLOATS, *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+
+
+class Softmax(msgspec.Struct, frozen=True):
+    """Makes probabilities of logits; computed at least in float32, given in the output's own dtype."""
+
+    side: ClassVar[Side] = "postprocess"
+    output: str | None = None
+
+    def preview(self, specs: Specs) -> Specs:
+        spec = specs[choose(specs, self.output)]
+        require_dtype(spec, FLOATS)
+        last_size(spec)
+        return specs
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        name = choose(tensors, self.output)
+        given = tensors[name]
+        logits = given.astype(np.result_type(given, np.float32), copy=False)
+        with np.errstate(invalid="ignore"):  # a row of nothing but -inf has no probabilities: NaN
+            powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+            shares = powers / powers.sum(axis=-1, keepdims=True)
+        return {**tensors, name: shares.astype(given.dtype, copy=False)}
+
+
+class TopK(msgspec.Struct, frozen=True, dict=True):
+    """The `k` highest values of each row as `scores`, highest first, and their classes as `labels` (texts).
+
+    `labels` is a file with one label in each line, the first for class 0; without it a label is the class's number.
+    They take the place of the output, unless `keep`; other outputs called `labels` or `scores` are replaced.
+    Of equal values the lower class comes first; NaN comes last.
+    """
+
+    side: ClassVar[Side] = "postprocess"
+    k: Annotated[int, msgspec.Meta(ge=1)]
+    labels: Path | None = None
+    keep: bool = False
+    output: str | None = None
+
+    def preview(self, specs: Specs) -> Specs:
+        name = choose(specs, self.output)
+        spec = specs[name]
+        require_dtype(spec, FLOATS)
+        classes = last_size(spec)
+        known = -1 if self._texts is None else len(self._texts)
+        if -1 not in (known, classes) and known != classes:
+            raise InvalidManifest(f"labels has {known} lines, tensor {name!r} has {classes} classes")
+        if 0 <= max(known, classes) < self.k:
+            raise InvalidManifest(f"k is {self.k}, tensor {name!r} has {max(known, classes)} classes")
+        shape = (*spec.shape[:-1], self.k)
+        return {
+            **self._others(specs, name),
+            "labels": TensorSpec("labels", "bytes", shape),
+            "scores": TensorSpec("scores", spec.dtype, shape),
+        }
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        name = choose(tensors, self.output)
+        values = tensors[name]
+        classes = values.shape[-1]
+        if classes < self.k or (self._texts is not None and classes != len(self._texts)):
+            raise InferenceFailed(f"output {name!r} has {classes} classes, which fits neither k nor labels", param=name)
+        order = np.argsort(-values, axis=-1, kind="stable")[..., : self.k]
+        return {
+            **self._others(tensors, name),
+            "labels": _numbers(order) if self._texts is None else self._texts[order],
+            "scores": np.take_along_axis(values, order, axis=-1),
+        }
+
+    def _others(self, named: Mapping[str, T], name: str) -> dict[str, T]:
+        return {key: value for key, value in named.items() if self.keep or key != name}
+
+    @cached_property
+    def _texts(self) -> Array | None:
+        """The labels by class. `preview` asks first, so that a bad file is an error of the load."""
+        if self.labels is None:
+            return None
+        try:
+            text = self.labels.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidManifest(f"labels: {self.labels} cannot be read as UTF-8 text: {error}") from None
+        lines = text.removesuffix("\n").split("\n")  # not splitlines, which also splits at U+2028 and others
+        return np.array([line.encode() for line in lines], dtype=object)
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """True where the output is `at` or more. NaN is not."""
+
+    side: ClassVar[Side] = "postprocess"
+    at: float
+    output: str | None = None
+
+    def preview(self, specs: Specs) -> Specs:
+        name = choose(specs, self.output)
+        spec = specs[name]
+        require_dtype(spec, _NUMBERS)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.asarray(self.at, spec.dtype if spec.dtype in FLOATS else np.float64)):
+                raise InvalidManifest(f"at is {self.at}, which is not finite in {spec.dtype}, tensor {name!r}")
+        return {**specs, name: msgspec.structs.replace(spec, dtype="bool")}
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        name = choose(tensors, self.output)
+        values = tensors[name]
+        # numpy compares int8 with 100.4 as float16; with the next whole number it is exact.
+        at = self.at if values.dtype.kind == "f" else math.ceil(self.at)
+        return {**tensors, name: np.asarray(values >= at)}
+
+
+def _numbers(order: Array) -> Array:
+    texts = np.empty(order.size, dtype=object)
+    texts[:] = [b"%d" % index for index in order.ravel().tolist()]
+    return texts.reshape(order.shape)

@@ -1,0 +1,132 @@
+"""A runtime with a pipeline around it, behind the same port. Knows no step and no model format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidTensor
+from inference_engine.domain.model import Manifest, PipelineSpec, Signature, TensorSpec
+from inference_engine.domain.pipeline import Pipeline
+from inference_engine.domain.ports import Loaded, Runtime, Sink
+from inference_engine.domain.requests import Generate
+from inference_engine.domain.results import Delivered
+from inference_engine.domain.tensors import InputCheck, Tensors
+from inference_engine.infra.pipeline.catalog import StepCatalog
+from inference_engine.infra.runtimes.catalog import EntryPointCatalog
+
+
+def create_runtime(
+    manifest: Manifest, runtimes: EntryPointCatalog | None = None, steps: StepCatalog | None = None
+) -> Runtime:
+    """The runtime a manifest names, nothing loaded yet, with its pipeline around it if it lists one.
+
+    Raises:
+        InvalidManifest: no such runtime. RuntimeMissing: its package cannot be imported.
+    """
+    runtime = (runtimes or EntryPointCatalog()).create(manifest.runtime)
+    if manifest.pipeline == PipelineSpec():
+        return runtime
+    return PipelineRuntime(runtime, steps or StepCatalog())
+
+
+class PipelineRuntime:
+    """Runs the manifest's steps before and after `inner`. Generations pass through: steps are for tensors.
+
+    With a pipeline the manifest's `signature` is the client's view. The inner runtime is given a manifest without it
+    and reports the model's own; what the steps make of that is held to what the manifest declares.
+    """
+
+    def __init__(self, inner: Runtime, steps: StepCatalog) -> None:
+        self._inner = inner
+        self._steps = steps
+        self._pipeline = Pipeline()
+        self._takes = InputCheck(Signature(()))
+
+    def load(self, manifest: Manifest, folder: Path) -> Loaded:
+        self._pipeline = self._steps.build(manifest.pipeline, folder)
+        loaded = self._load_inner(manifest, folder)
+        try:
+            model = _own_signature(loaded)
+            client = self._pipeline.preview(model)
+            if manifest.signature is not None:
+                client = _agreed(manifest.signature, client)
+        except InvalidManifest:
+            self._inner.close()
+            raise
+        self._takes = InputCheck(model)
+        return msgspec.structs.replace(loaded, signature=client)
+
+    def run(self, batch: Tensors) -> Tensors:
+        inputs = self._pipeline.before(batch)
+        try:
+            self._takes.rows(inputs)
+        except InvalidTensor as error:  # not the client's fault: what it sent was held to the preview before
+            raise InferenceFailed(f"after pipeline.preprocess: {error.message}", param=error.param) from None
+        return self._pipeline.after(self._inner.run(inputs))
+
+    def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
+        self._inner.generate(request, delivered, sink)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _load_inner(self, manifest: Manifest, folder: Path) -> Loaded:
+        bare = msgspec.structs.replace(manifest, signature=None, pipeline=PipelineSpec())
+        try:
+            return self._inner.load(bare, folder)
+        except InvalidManifest as error:
+            if error.param != "signature" or manifest.signature is None:
+                raise
+            raise InvalidManifest(
+                f"{error.message}. In a manifest with a pipeline, `signature` is what the client sees: "
+                "the model itself must carry its own",
+                param="signature",
+            ) from None
+
+
+def _own_signature(loaded: Loaded) -> Signature:
+    if "predict" not in loaded.kinds:
+        raise InvalidManifest(
+            f"a pipeline changes tensors, this model only answers {', '.join(loaded.kinds)}: remove `pipeline`",
+            param="pipeline",
+        )
+    if loaded.signature is None or not loaded.signature.outputs:
+        raise InvalidManifest(
+            "a pipeline needs a model that tells its inputs and outputs with dtypes and shapes", param="signature"
+        )
+    return loaded.signature
+
+
+def _agreed(declared: Signature, previewed: Signature) -> Signature:
+    """The declared signature, with what it leaves open filled in from the preview."""
+    inputs = _agreed_side("inputs", declared.inputs, previewed.inputs)
+    if not declared.outputs:
+        return Signature(inputs, previewed.outputs)
+    return Signature(inputs, _agreed_side("outputs", declared.outputs, previewed.outputs))
+
+
+def _agreed_side(
+    side: str, declared: tuple[TensorSpec, ...], previewed: tuple[TensorSpec, ...]
+) -> tuple[TensorSpec, ...]:
+    said = {spec.name: spec for spec in declared}
+    made = {spec.name: spec for spec in previewed}
+    if said.keys() != made.keys():
+        raise InvalidManifest(
+            f"signature.{side} are {sorted(said)}, with the pipeline they are {sorted(made)}", param=f"signature.{side}"
+        )
+    return tuple(_agreed_tensor(side, spec, made[spec.name]) for spec in declared)
+
+
+def _agreed_tensor(side: str, said: TensorSpec, made: TensorSpec) -> TensorSpec:
+    fits = len(said.shape) == len(made.shape) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(said.shape, made.shape, strict=True)
+    )
+    if said.dtype != made.dtype or not fits:
+        raise InvalidManifest(
+            f"signature.{side} says {said.name!r} is {said.dtype} {list(said.shape)}, with the pipeline it is "
+            f"{made.dtype} {list(made.shape)}",
+            param=f"signature.{side}",
+        )
+    return TensorSpec(said.name, said.dtype, tuple(map(max, said.shape, made.shape)))

@@ -1,0 +1,80 @@
+"""docs/pipelines.md is true: its manifests load and answer, its tables name every option, its step runs as shown."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference_engine.infra.manifest_files import read_manifest
+from inference_engine.infra.pipeline.catalog import GROUP
+from inference_engine.infra.pipeline.runtime import create_runtime
+from tests.fixtures.tiny_onnx import mlp_onnx
+from tests.pipeline.conftest import CATALOG, PROJECT, Start
+
+PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+
+
+def block(language: str, containing: str = "") -> str:
+    (found,) = [text for text in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if containing in text]
+    return str(found)
+
+
+def test_the_first_manifest_loads_as_its_signature_says(tmp_path: Path) -> None:
+    mlp_onnx(tmp_path / "model.onnx", inputs=4, hidden=8, outputs=3)
+    (tmp_path / "labels.txt").write_text("cat\ndog\nfish\n")
+    (tmp_path / "model.yaml").write_text(block("yaml", "name: pets"))
+    manifest = read_manifest(tmp_path / "model.yaml", "pets", "1")
+    runtime = create_runtime(manifest, steps=CATALOG)
+    assert runtime.load(manifest, tmp_path).signature == manifest.signature
+    outputs = runtime.run({"x": np.array([[np.nan, 3.0, 4.0, 1.0]])})
+    assert set(outputs["labels"][0]) < {b"cat", b"dog", b"fish"}
+    assert outputs["scores"][0, 0] >= outputs["scores"][0, 1] > 0
+
+
+def test_the_second_manifest_is_read_and_its_steps_are_known(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "model.yaml").write_text(block("yaml", "name: spam"))
+    pipeline = CATALOG.build(read_manifest(tmp_path / "model.yaml", "spam", "1").pipeline, tmp_path)
+    assert [placed.use for placed in pipeline.postprocess] == ["threshold", "softmax", "top_k"]
+
+
+@pytest.mark.parametrize("name", CATALOG.names())
+def test_every_step_and_every_option_is_in_the_tables(name: str) -> None:
+    (row,) = re.findall(rf"^\| `{name}` \|.*$", PAGE, re.MULTILINE)
+    kind = EntryPoint(name, PROJECT["entry-points"][GROUP][name], GROUP).load()
+    for option in kind.__struct_encode_fields__:
+        assert f"`{option}`" in row, option
+
+
+async def test_the_step_of_one_s_own_runs_in_both_executors(
+    tmp_path: Path, kind: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Installed as pip does it: a module, and beside it the metadata that names the entry point."""
+    packages, model = tmp_path / "packages", tmp_path / "model"
+    metadata = packages / "example-1.0.dist-info"
+    for folder in (metadata, model):
+        folder.mkdir(parents=True)
+    (packages / "clip_step.py").write_text(block("python"))
+    ((name, value),) = tomllib.loads(block("toml"))["project"]["entry-points"][GROUP].items()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: example\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {value}\n")
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")]))
+
+    mlp_onnx(model / "model.onnx", inputs=4, hidden=8, outputs=3)
+    (model / "model.yaml").write_text(block("yaml", "name: clipped"))
+    manifest = read_manifest(model / "model.yaml", "clipped", "1")
+    executor, loaded = await start(kind, manifest, model)
+    assert loaded.signature is not None
+    assert loaded.signature.inputs[0].dtype == "float32"
+    x = np.array([[-5, 0.5, 5, 1]], np.float32)
+    result = await executor.run([{"x": x}, {"x": np.clip(x, 0, 1)}], [1, 1])
+    np.testing.assert_allclose(result.outputs[0]["y"], result.outputs[1]["y"], rtol=1e-5)
+    sys.modules.pop("clip_step", None)
