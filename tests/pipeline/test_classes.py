@@ -97,7 +97,7 @@ def test_threshold_compares(x: np.ndarray, at: float) -> None:
 
 
 @given(x=rows("int8"), at=st.floats(-1000, 1000))
-def test_threshold_is_exact_for_whole_numbers(x: np.ndarray, at: float) -> None:
+def test_threshold_compares_whole_numbers_too(x: np.ndarray, at: float) -> None:
     y = step("threshold", at=at).apply({"y": x})["y"]
     assert y.ravel().tolist() == [value >= at for value in x.ravel().tolist()]
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-from inference_engine.domain.errors import EngineError, InferenceFailed, ModelLoadFailed, ModelNotReady
+from inference_engine.domain.errors import (
+    EngineError,
+    InferenceFailed,
+    ModelLoadFailed,
+    ModelNotReady,
+    RequestCancelled,
+)
 from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, Runtime, StoredModel
 from inference_engine.domain.requests import Generate
 from inference_engine.domain.results import Delivered, Delta, Done
@@ -19,6 +26,8 @@ _Job = tuple[Sequence[Tensors], Sequence[int], "asyncio.Future[BatchResult]"]
 
 class ThreadExecutor:
     """Computes batches in one thread, and each generation in a thread of its own.
+
+    A model that is much quicker than the hop to a thread and back is computed on the event loop (`Pace`).
 
     A runtime that hangs or crashes takes the server with it: that is what `executor: thread` accepts.
     """
@@ -31,6 +40,8 @@ class ThreadExecutor:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._generating: set[_ThreadSink] = set()
+        self._pace = Pace()
+        self._computing = 0
         self._state: ExecutorState = "starting"
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -49,9 +60,18 @@ class ThreadExecutor:
 
     async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
         loop = self._running_loop()
+        if self._pace.quick and self._computing == 0:
+            return self._checked(self._compute(parts, rows))
         answer: asyncio.Future[BatchResult] = loop.create_future()
+        self._computing += 1
         self._jobs.put((parts, rows, answer))
         return await answer
+
+    @staticmethod
+    def _checked(outcome: BatchResult | EngineError) -> BatchResult:
+        if isinstance(outcome, EngineError):
+            raise outcome
+        return outcome
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._state != "ready" or self._loop is None:
@@ -62,18 +82,31 @@ class ThreadExecutor:
         assert self._loop is not None
         while (job := self._jobs.get()) is not None:
             parts, rows, answer = job
-            if answer.cancelled():
-                continue
-            outcome: BatchResult | EngineError
-            try:
-                started = time.perf_counter()
-                outputs = self._runtime.run(concatenate(parts))
-                outcome = BatchResult(split(outputs, rows), time.perf_counter() - started)
-            except EngineError as error:
-                outcome = error
-            except Exception as error:
-                outcome = InferenceFailed(f"{type(error).__name__}: {error}")
-            self._loop.call_soon_threadsafe(_resolve, answer, outcome)
+            outcome = RequestCancelled("cancelled") if answer.cancelled() else self._compute(parts, rows)
+            self._loop.call_soon_threadsafe(self._resolve, answer, outcome)
+
+    def _compute(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult | EngineError:
+        """One batch, in whichever thread it is called; never in two at once."""
+        started = time.perf_counter()
+        try:
+            outputs = self._runtime.run(concatenate(parts))
+            compute_s = time.perf_counter() - started
+            return BatchResult(split(outputs, rows), compute_s)
+        except EngineError as error:
+            return error
+        except Exception as error:
+            return InferenceFailed(f"{type(error).__name__}: {error}")
+        finally:
+            self._pace.note(time.perf_counter() - started)
+
+    def _resolve(self, answer: asyncio.Future[BatchResult], outcome: BatchResult | EngineError) -> None:
+        self._computing -= 1
+        if answer.done():
+            return
+        if isinstance(outcome, EngineError):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         sink = _ThreadSink(self._running_loop())
@@ -127,6 +160,36 @@ class ThreadExecutor:
         return ExecutorStatus(kind="thread", state=self._state)
 
 
+class Pace:
+    """Whether a model is so quick that the hop to a thread would cost more than its computation.
+
+    The shortest of the last calls tells: waiting for the interpreter makes calls longer, never shorter. One call that
+    takes long on the event loop sends the model back to its thread for a while.
+    """
+
+    QUICK_S = 0.0001
+    SLOW_S = 0.001
+    OBSERVED = 16
+    BANISHED = 1000
+
+    def __init__(self) -> None:
+        self.quick = False
+        self._left = self.OBSERVED
+        self._shortest_s = math.inf
+
+    def note(self, seconds: float) -> None:
+        """Take in the duration of one computation."""
+        if self.quick:
+            if seconds > self.SLOW_S:
+                self.quick, self._left, self._shortest_s = False, self.BANISHED, math.inf
+            return
+        self._left -= 1
+        self._shortest_s = min(self._shortest_s, seconds)
+        if self._left <= 0:
+            self.quick = self._shortest_s < self.QUICK_S
+            self._left, self._shortest_s = self.OBSERVED, math.inf
+
+
 class _ThreadSink:
     """Hands deltas from a runtime's thread to the event loop."""
 
@@ -151,12 +214,3 @@ class _ThreadSink:
     def fail(self, error: EngineError) -> None:
         if not self._cancelled:
             self._loop.call_soon_threadsafe(self.items.put_nowait, error)
-
-
-def _resolve(answer: asyncio.Future[BatchResult], outcome: BatchResult | EngineError) -> None:
-    if answer.done():
-        return
-    if isinstance(outcome, EngineError):
-        answer.set_exception(outcome)
-    else:
-        answer.set_result(outcome)

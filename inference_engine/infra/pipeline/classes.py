@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -120,10 +119,7 @@ class Threshold(msgspec.Struct, frozen=True):
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.output)
-        values = tensors[name]
-        # numpy compares int8 with 100.4 as float16; with the next whole number it is exact.
-        at = self.at if values.dtype.kind == "f" else math.ceil(self.at)
-        return {**tensors, name: np.asarray(values >= at)}
+        return {**tensors, name: np.asarray(tensors[name] >= self.at)}
 
 
 def _numbers(order: Array) -> Array:
