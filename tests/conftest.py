@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_engine.core.logging import as_library
+
 ROOT = Path(__file__).parents[1]
 _START_LIMIT_S = 60
 
@@ -24,6 +26,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _log_lines_go_to_the_standard_library() -> None:
+    """So that `caplog` sees them, and none lands on the output of a test."""
+    as_library()
 
 
 class LiveServer:

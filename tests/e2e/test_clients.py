@@ -84,7 +84,8 @@ def test_sampling_parameters_have_their_effect(client: openai.OpenAI) -> None:
         return str(answer.choices[0].message.content)
 
     assert say(seed=5, temperature=1.5) == say(seed=5, temperature=1.5)
-    assert len({say(seed=seed, temperature=5.0) for seed in range(4)}) > 1
+    wild = {"temperature": 5.0, "top_p": 1.0, "extra_body": {"min_p": 0.0, "top_k": 0}}
+    assert len({say(seed=seed, **wild) for seed in range(4)}) > 1
     whole = say(temperature=0)
     word = whole.split()[2]
     assert say(temperature=0, stop=[word]) == whole[: whole.index(word)]
