@@ -24,7 +24,7 @@ _BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "llm": llm.measure,
 }
 _LIMIT_S = 480
-_QUICK_LIMIT_S = 120
+_QUICK_LIMIT_S = 90
 
 
 def main() -> int:
@@ -35,21 +35,20 @@ def main() -> int:
     rounds = options.rounds or (2 if options.quick else 5)
     run = report.Run.begin(" ".join(["python -m benchmarks", *sys.argv[1:]]), rounds)
     print(run, flush=True)
-    results: dict[str, Result] = {}
     failed = False
     for name in options.names or _BENCHMARKS:
         started = time.monotonic()
         try:
             with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-                results[name] = _BENCHMARKS[name](_plan(Path(folder), rounds, options.quick))
+                result = _BENCHMARKS[name](_plan(Path(folder), rounds, options.quick))
         except BenchmarkError as error:
             failed = True
             print(f"\n{name}: could not be measured: {error}", flush=True)
             continue
-        print(f"\n{name} ({time.monotonic() - started:.0f} s)\n{report.text_table(results[name].rows)}")
-        print("\n".join(results[name].notes), flush=True)
-    if results and not options.quick:
-        report.write(results, run)
+        print(f"\n{name} ({time.monotonic() - started:.0f} s)\n{report.text_table(result.rows)}")
+        print("\n".join(result.notes), flush=True)
+        if not options.quick:
+            report.write(name, result, run)
     return int(failed)
 
 

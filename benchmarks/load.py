@@ -118,9 +118,10 @@ def _command(folder: Path, port: int, post: Post, connections: int, seconds: flo
 
 
 def _run(command: list[str], folder: Path, seconds: float, core_ids: Collection[int]) -> Load:
-    with Process(command, folder / "load.log", core_ids) as process:
+    with Process(command, folder / "load.log", core_ids, answers=True) as process:
         output, _ = process.popen.communicate(timeout=seconds + _SPARE_S)
-        process.check_alive() if process.popen.returncode else None
+        if process.popen.returncode:
+            process.check_alive()
     return Load(**json.loads(output.splitlines()[-1]))
 
 

@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Self
 
 HOST = "127.0.0.1"
@@ -41,21 +42,30 @@ def free_port() -> int:
 
 
 class Process:
-    """A child that is ended on leaving `with`, and by the kernel should this process die. Stderr goes to `log`.
+    """A child that is ended on leaving `with`, and by the kernel should this process die. What it prints goes to `log`.
 
-    `core_ids` are the processors it is pinned to, with everything it starts; none: it may use all.
+    `core_ids` are the processors it is pinned to, with everything it starts; none: it may use all. With `answers`, its
+    standard output is a pipe that the caller reads.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, core_ids: Collection[int] = (), **environment: str) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        core_ids: Collection[int] = (),
+        *,
+        answers: bool = False,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.log = log
         self.name = " ".join(command[:4])
         self._output: IO[bytes] = log.open("ab")
         self.popen = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=_environment() | environment,
+            env=_environment() | dict(environment),
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if answers else self._output,
             stderr=self._output,
             preexec_fn=lambda: _prepare(core_ids),  # noqa: PLW1509 - this process has one thread when it starts others
         )
@@ -90,9 +100,15 @@ class HttpProcess(Process):
     """A child that serves HTTP on `port`."""
 
     def __init__(
-        self, command: Sequence[str], log: Path, port: int, core_ids: Collection[int] = (), **environment: str
+        self,
+        command: Sequence[str],
+        log: Path,
+        port: int,
+        core_ids: Collection[int] = (),
+        *,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        super().__init__(command, log, core_ids, **environment)
+        super().__init__(command, log, core_ids, environment=environment)
         self.port = port
 
     def wait(self, path: str, every_s: float = 0.02, limit_s: float = _START_LIMIT_S) -> None:
@@ -128,7 +144,7 @@ class Peer(Process):
     """A child from `benchmarks.peers` that answers each line of JSON it is sent with one."""
 
     def __init__(self, module: str, log: Path, *arguments: str) -> None:
-        super().__init__([sys.executable, "-m", f"benchmarks.peers.{module}", *arguments], log)
+        super().__init__([sys.executable, "-m", f"benchmarks.peers.{module}", *arguments], log, answers=True)
         self._read()
 
     def ask(self, **question: object) -> Any:
@@ -164,7 +180,7 @@ def engine_starting(folder: Path, models: Path | None, core_ids: Collection[int]
     if models is not None:
         command += ["--models", str(models), "--no-builtin-models"]
     state = {"INFERENCE_ENGINE_STATE_DIR": str(folder / "state")}
-    return HttpProcess(command, folder / "engine.log", port, core_ids, **state)
+    return HttpProcess(command, folder / "engine.log", port, core_ids, environment=state)
 
 
 @contextlib.contextmanager

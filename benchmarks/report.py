@@ -69,10 +69,10 @@ def text_table(rows: list[Row]) -> str:
     )
 
 
-def write(results: dict[str, Result], run: Run, file: Path = RESULTS) -> None:
-    """Replace the sections of `results`; the others stay."""
+def write(name: str, result: Result, run: Run, file: Path = RESULTS) -> None:
+    """Replace the section of one benchmark; the others stay."""
     sections = _sections(file.read_text()) if file.exists() else {}
-    sections |= {name: _section(result, run) for name, result in results.items()}
+    sections[name] = _section(result, run)
     parts = [_HEAD, *(f"## {name}\n\n{sections[name]}\n" for name in sorted(sections))]
     file.write_text("\n".join(parts))
 

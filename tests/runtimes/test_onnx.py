@@ -191,10 +191,11 @@ def test_external_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
 def test_an_artifact_outside_the_folder_is_refused(tmp_path: Path) -> None:
     identity_onnx(tmp_path / "model.onnx")
     (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "link.onnx").symlink_to(tmp_path / "model.onnx")
-    for artifact in ("../model.onnx", str(tmp_path / "model.onnx"), "link.onnx", ""):
+    for artifact in ("../model.onnx", str(tmp_path / "model.onnx"), "x/../../model.onnx", ""):
         with pytest.raises(InvalidManifest, match="inside the model's folder"):
             OnnxRuntime().load(Manifest("m", "1", "onnx", artifact), tmp_path / "m")
+    (tmp_path / "m" / "link.onnx").symlink_to(tmp_path / "model.onnx")  # placed by the operator
+    assert OnnxRuntime().load(Manifest("m", "1", "onnx", "link.onnx"), tmp_path / "m").signature
 
 
 def test_text_generation_is_not_for_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from inference_engine.core.yaml_source import dotted, split_problem, suggestion
 from inference_engine.domain.errors import EngineError, InvalidManifest, RuntimeMissing
 from inference_engine.domain.model import PipelineSpec
 from inference_engine.domain.pipeline import Pipeline, PlacedStep, Side, Step
-from inference_engine.infra.runtimes.files import artifact_path
+from inference_engine.infra.runtimes.files import file_inside
 
 GROUP = "inference_engine.steps"
 
@@ -92,7 +92,7 @@ def _files_in(folder: Path) -> Callable[[type, Any], Path]:
         if not isinstance(value, str):
             raise ValueError(f"must be the name of a file, not {value!r}")
         try:
-            return artifact_path(folder, value, "this option")
+            return file_inside(folder, value, "this option")
         except EngineError as error:
             raise ValueError(error.message) from None
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from inference_engine.domain.errors import InvalidManifest
-from inference_engine.infra.runtimes.files import artifact_path
+from inference_engine.infra.runtimes.files import file_inside
 from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead
 
 DEFAULT_CONTEXT = 8192
@@ -92,7 +92,7 @@ def chat_template(options: LlamaCppOptions, folder: Path) -> str | None:
     value = options.chat_template
     if value is None or "{" in value:
         return value
-    path = artifact_path(folder, value, "options.chat_template")
+    path = file_inside(folder, value, "options.chat_template")
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
