@@ -152,6 +152,10 @@ class FrameReader:
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Any]:
         """Frames completed by `data`. Must be read to the end before the next `feed`."""
+        if not self._buffer and len(data) > _LENGTH.size and _LENGTH.unpack_from(data)[0] == len(data) - _LENGTH.size:
+            with memoryview(data) as whole:  # the usual case: exactly one frame
+                yield self._decoder.decode(whole[_LENGTH.size :])
+            return
         self._buffer += data
         start, end = 0, len(self._buffer)
         while end - start >= _LENGTH.size:

@@ -24,7 +24,7 @@ from inference_engine.infra.runner.arena import Arena
 from inference_engine.infra.runner.outbox import Outbox
 from inference_engine.infra.runner.wire_tensors import pack, unpack
 
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
 BEAT_INTERVAL_S = 0.5
 
 
@@ -61,6 +61,7 @@ class Host:
         self._outbox_arena = outbox
         self._create = create
         self._reader = frames.runner_reader()
+        self._incoming = memoryview(bytearray(_READ_BYTES))
         self._writing = threading.Lock()
         self._outbox = Outbox(self._send)
         self._batches: deque[frames.Run] = deque()
@@ -88,7 +89,7 @@ class Host:
         return 0
 
     def _first_frame(self) -> frames.Load | None:
-        while data := self._socket.recv(_READ_BYTES):
+        while data := self._read(wait=True):
             for frame in list(self._reader.feed(data)):
                 if not isinstance(frame, frames.Load):
                     raise TypeError(f"the first frame must be Load, not {type(frame).__name__}")
@@ -106,18 +107,20 @@ class Host:
 
     def _receive(self, runtime: Runtime, *, wait: bool) -> None:
         """Take in what has arrived; with nothing to compute, wait for something."""
-        self._socket.setblocking(wait)
         try:
-            data = self._socket.recv(_READ_BYTES)
+            data = self._read(wait=wait)
         except BlockingIOError:
             return
-        finally:
-            self._socket.setblocking(True)
         if not data:
             self._stopping = True
             return
         for frame in self._reader.feed(data):
             self._take(runtime, frame)
+
+    def _read(self, *, wait: bool) -> memoryview:
+        """What has arrived, valid until the next read; empty at the end of the stream."""
+        size = self._socket.recv_into(self._incoming, 0, 0 if wait else socket.MSG_DONTWAIT)
+        return self._incoming[:size]
 
     def _take(self, runtime: Runtime, frame: frames.ToRunner) -> None:
         match frame:
