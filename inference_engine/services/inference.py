@@ -20,6 +20,7 @@ from inference_engine.domain.requests import Call, Chat, Generate, Kind, Predict
 from inference_engine.domain.results import Delta, Done, Prediction, Served
 from inference_engine.domain.tensors import Array
 from inference_engine.services.models import LiveModel, ModelService
+from inference_engine.services.streams import interleaved
 
 
 class Generation:
@@ -133,39 +134,12 @@ def _deadline(live: LiveModel, call: Call, started: float) -> float:
     return own if call.deadline_s is None else min(own, call.deadline_s)
 
 
-async def _choices(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
+def _choices(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
     """All choices of a request, interleaved as they come; each is one generation of its own in the executor."""
     if request.choices == 1:
-        async with aclosing(_one(live, request, call, 0, clock)) as deltas:
-            async for delta in deltas:
-                yield delta
-        return
-    merged: asyncio.Queue[Delta | BaseException] = asyncio.Queue(maxsize=256)
-    tasks = [
-        asyncio.create_task(_forward(_one(live, _choice(request, index), call, index, clock), merged))
-        for index in range(request.choices)
-    ]
-    try:
-        open_choices = len(tasks)
-        while open_choices:
-            item = await merged.get()
-            if isinstance(item, BaseException):
-                raise item
-            open_choices -= isinstance(item, Done)
-            yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _forward(deltas: AsyncGenerator[Delta], merged: asyncio.Queue[Delta | BaseException]) -> None:
-    try:
-        async with aclosing(deltas):
-            async for delta in deltas:
-                await merged.put(delta)
-    except EngineError as error:
-        await merged.put(error)
+        return _one(live, request, call, clock)
+    wanted = [_choice(request, index) for index in range(request.choices)]
+    return interleaved([_one(live, choice, call, clock) for choice in wanted])
 
 
 def _choice(request: Generate, index: int) -> Generate:
@@ -176,9 +150,7 @@ def _choice(request: Generate, index: int) -> Generate:
     return msgspec.structs.replace(request, choices=1, sampling=sampling)
 
 
-async def _one(
-    live: LiveModel, request: Generate, call: Call, index: int, clock: Callable[[], float]
-) -> AsyncGenerator[Delta]:
+async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
     """One choice: waits for a slot (at most the manifest's timeout), then streams until the call's deadline."""
     await live.slots.acquire(_deadline(live, call, clock()), call.priority)
     try:
@@ -187,7 +159,7 @@ async def _one(
                 delta = await _next_delta(deltas, call, clock, live)
                 if delta is None:
                     raise InferenceFailed("the runtime ended without finishing the answer")
-                yield delta if index == 0 else msgspec.structs.replace(delta, index=index)
+                yield delta
                 if isinstance(delta, Done):
                     return
     finally:

@@ -1,17 +1,11 @@
-"""Gathers deltas into whole choices, and runs several prompts as one answer. Knows the domain, no JSON."""
+"""Gathers deltas into whole choices. Knows the domain, no JSON."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-
-import msgspec
+from collections.abc import Sequence
 
 from inference_engine.adapters.http.openai import wire
 from inference_engine.domain.results import Delta, Done, PositionLogprobs, TextDelta, Usage
-
-_WAITING_DELTAS = 64
 
 
 class Choice:
@@ -57,41 +51,6 @@ class Tally:
         cached = sum(usage.cached_tokens for usage in self._prompts.values())
         total = prompt + self._completion_tokens
         return wire.Usage(prompt, self._completion_tokens, total, wire.PromptDetails(cached))
-
-
-async def merged(parts: Sequence[AsyncGenerator[Delta]], per_part: int) -> AsyncGenerator[Delta]:
-    """Deltas of several generations as they come; the choices of part i are moved to `i * per_part` and on.
-
-    Closing it closes all of them. The first error ends them all.
-    """
-    arrived: asyncio.Queue[Delta | Exception | None] = asyncio.Queue(_WAITING_DELTAS)
-    tasks = [asyncio.create_task(_forward(part, arrived, i * per_part)) for i, part in enumerate(parts)]
-    try:
-        running = len(tasks)
-        while running:
-            item = await arrived.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for part in parts:  # one whose task never began is still open
-            await part.aclose()
-
-
-async def _forward(part: AsyncGenerator[Delta], arrived: asyncio.Queue[Delta | Exception | None], first: int) -> None:
-    try:
-        async with aclosing(part):
-            async for delta in part:
-                await arrived.put(msgspec.structs.replace(delta, index=delta.index + first) if first else delta)
-        await arrived.put(None)
-    except Exception as error:  # handed to the one reader, which raises it
-        await arrived.put(error)
 
 
 def text_logprobs(positions: Sequence[PositionLogprobs], offset: int, top: bool) -> wire.CompletionLogprobs:

@@ -13,12 +13,13 @@ from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange, HttpError
 from inference_engine.adapters.http.openai import requests, wire
 from inference_engine.adapters.http.openai.answers import DONE, ChatWriter, TextWriter, Writer
-from inference_engine.adapters.http.openai.choices import Choice, Tally, merged
+from inference_engine.adapters.http.openai.choices import Choice, Tally
 from inference_engine.adapters.http.openai.errors import body_of
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, InferenceFailed, InvalidRequest
 from inference_engine.domain.results import Delta, Done, Served
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.streams import interleaved
 
 _CHAT = msgspec.json.Decoder(wire.ChatRequest)
 _COMPLETION = msgspec.json.Decoder(wire.CompletionRequest)
@@ -49,7 +50,7 @@ class Generations:
         served, choices = generations[0].served, wanted[0].choices
         deltas = generations[0].deltas
         if len(generations) > 1:
-            deltas = merged([generation.deltas for generation in generations], choices)
+            deltas = interleaved([generation.deltas for generation in generations], choices)
         writer = TextWriter(served, self._fingerprint, body.logprobs)
         await _answer(exchange, body, _Reply(served, deltas, writer, choices, len(wanted)))
 
