@@ -50,9 +50,10 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """A family of endpoints that speaks one language. `prefixes` are the paths whose errors have its shape."""
+    """A family of endpoints that speaks one language; `title` is for people. `prefixes` are the paths whose errors have its shape."""
 
     name: str
+    title: str
     prefixes: tuple[str, ...]
     render_error: Callable[[EngineError | HttpError], ErrorAnswer]
     endpoints: tuple[Endpoint, ...]

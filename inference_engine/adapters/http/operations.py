@@ -66,4 +66,4 @@ def dialect(
     )
     if api_docs:
         endpoints += (Endpoint("GET", "/docs", docs_page, hot=True, public=True),)
-    return Dialect("operations", ("/health/", "/metrics"), errors.render, endpoints)
+    return Dialect("operations", "Operations", ("/health/", "/metrics"), errors.render, endpoints)

@@ -92,6 +92,7 @@ def dialect(models: ModelService, system: Callable[[], Any]) -> Dialect:
     route = "/admin/routes/{name}"
     return Dialect(
         "admin",
+        "Administration",
         ("/admin/",),
         errors.render,
         (

@@ -68,6 +68,7 @@ def dialect(
     names = Models(models)
     return Dialect(
         "openai",
+        "OpenAI",
         ("/v1/",),
         errors.render,
         (

@@ -59,6 +59,7 @@ def dialect(
     stored = "/v2/repository/models/{model}"
     return Dialect(
         "v2",
+        "Open Inference Protocol v2",
         ("/v2/",),
         errors.render,
         (
