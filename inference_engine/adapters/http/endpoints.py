@@ -50,7 +50,10 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Dialect(msgspec.Struct, frozen=True):
-    """A family of endpoints that speaks one language; `title` is for people. `prefixes` are the paths whose errors have its shape."""
+    """A family of endpoints that speaks one language. Errors of paths under `prefixes` have its shape.
+
+    `name` is part of schema names, `title` is for people.
+    """
 
     name: str
     title: str
