@@ -27,7 +27,7 @@ TOPIC_WEIGHT = 0.5
 class Recipe:
     """How long and how fast to train; one step sees about `batch_tokens` tokens."""
 
-    steps: int = 1100
+    steps: int = 2200
     batch_tokens: int = 4096
     muon_rate: float = 0.02
     adam_rate: float = 4e-3
