@@ -116,6 +116,7 @@ class BatchQueue:
             raise
         finally:
             self._unanswered.discard(item)
+            item.batch = None  # else request and batch keep each other alive until the garbage collector comes
 
     def _shape_key(self, inputs: Tensors) -> object:
         if not self._batched:
@@ -140,6 +141,8 @@ class BatchQueue:
         loop = asyncio.get_running_loop()
         if self._delay_s and not self._running and len(self._line) < self._max_rows:
             self._pump_due = loop.call_later(self._delay_s, self._pump)
+        elif not self._running and self._executor.batches_in_flight > 1:
+            self._pump()  # a request alone goes out at once; the next ones gather behind it
         else:
             self._pump_due = loop.call_soon(self._pump)
 

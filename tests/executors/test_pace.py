@@ -9,7 +9,7 @@ from tests.executors.conftest import Start
 from tests.executors.test_contract import rows
 
 
-def test_only_steady_quickness_counts_and_one_slow_call_ends_it() -> None:
+def test_only_steady_quickness_counts_and_repeated_slowness_ends_it() -> None:
     pace = Pace()
     for _ in range(Pace.OBSERVED - 1):
         pace.note(0.00002)
@@ -19,6 +19,10 @@ def test_only_steady_quickness_counts_and_one_slow_call_ends_it() -> None:
     pace.note(0.0005)
     assert pace.quick
     pace.note(0.005)
+    pace.note(0.00002)
+    assert pace.quick
+    for _ in range(3):
+        pace.note(0.005)
     assert not pace.quick
     for _ in range(Pace.BANISHED - 1):
         pace.note(0.00002)

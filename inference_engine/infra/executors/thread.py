@@ -87,17 +87,17 @@ class ThreadExecutor:
 
     def _compute(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult | EngineError:
         """One batch, in whichever thread it is called; never in two at once."""
-        started = time.perf_counter()
         try:
-            outputs = self._runtime.run(concatenate(parts))
+            batch = concatenate(parts)
+            started = time.perf_counter()
+            outputs = self._runtime.run(batch)
             compute_s = time.perf_counter() - started
+            self._pace.note(compute_s)
             return BatchResult(split(outputs, rows), compute_s)
         except EngineError as error:
             return error
         except Exception as error:
             return InferenceFailed(f"{type(error).__name__}: {error}")
-        finally:
-            self._pace.note(time.perf_counter() - started)
 
     def _resolve(self, answer: asyncio.Future[BatchResult], outcome: BatchResult | EngineError) -> None:
         self._computing -= 1
@@ -163,25 +163,29 @@ class ThreadExecutor:
 class Pace:
     """Whether a model is so quick that the hop to a thread would cost more than its computation.
 
-    The shortest of the last calls tells: waiting for the interpreter makes calls longer, never shorter. One call that
-    takes long on the event loop sends the model back to its thread for a while.
+    The shortest of the last calls tells: waiting for the interpreter or a core makes calls longer, never shorter. A
+    model that is slow on the event loop more than now and then goes back to its thread for a while.
     """
 
     QUICK_S = 0.0001
     SLOW_S = 0.001
     OBSERVED = 16
     BANISHED = 1000
+    PARDON = 0.1
+    PATIENCE = 3
 
     def __init__(self) -> None:
         self.quick = False
         self._left = self.OBSERVED
         self._shortest_s = math.inf
+        self._slow = 0.0
 
     def note(self, seconds: float) -> None:
         """Take in the duration of one computation."""
         if self.quick:
-            if seconds > self.SLOW_S:
-                self.quick, self._left, self._shortest_s = False, self.BANISHED, math.inf
+            self._slow = self._slow + 1 if seconds > self.SLOW_S else max(0.0, self._slow - self.PARDON)
+            if self._slow >= self.PATIENCE:
+                self.quick, self._left, self._shortest_s, self._slow = False, self.BANISHED, math.inf, 0.0
             return
         self._left -= 1
         self._shortest_s = min(self._shortest_s, seconds)
