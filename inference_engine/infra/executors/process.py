@@ -379,9 +379,9 @@ def _end_error(ended: frames.Ended) -> Exception:
 def _environment(model: StoredModel) -> dict[str, str]:
     """The server's environment without anything that looks like a secret: a model has no use for it."""
     kept = {name: value for name, value in os.environ.items() if not any(w in name.upper() for w in _SECRET_WORDS)}
-    # Waiting threads of OpenMP spin only briefly. Measured tokens/s of a model that is alone, and beside a busy one:
-    # 64 and 25 this way, 64 and 4 by default, 29 and 35 without any spinning.
-    kept.setdefault("GOMP_SPINCOUNT", "1000")
+    # Waiting threads of OpenMP spin only briefly: by default a busy neighbour slows a language model to a tenth, and
+    # without any spinning one that is alone runs at half its speed.
+    kept.setdefault("GOMP_SPINCOUNT", "5000")
     kept["GGML_NO_BACKTRACE"] = "1"  # else a crash starts a debugger
     if model.manifest.execution.threads:
         kept["OMP_NUM_THREADS"] = str(model.manifest.execution.threads)
