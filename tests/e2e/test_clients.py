@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 
 import httpx
 import numpy as np
@@ -214,7 +213,7 @@ def test_what_json_cannot_say_is_refused(server: LiveServer, number: str) -> Non
     body = body.replace("NUMBER", number)
     answer = httpx.post(f"{server.url}/v2/models/iris/infer", content=body)
     assert answer.status_code == 400
-    assert not math.isnan(len(answer.json()["error"]))
+    assert "'input' holds NaN or an infinity" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(

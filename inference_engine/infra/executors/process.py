@@ -38,9 +38,10 @@ class ProcessLost(Exception):
 class _Stream:
     """The receiving end of one generation."""
 
-    __slots__ = ("arrived", "items")
+    __slots__ = ("arrived", "items", "over")
 
     def __init__(self) -> None:
+        self.over = False
         self.items: deque[Delta | frames.Ended | None] = deque()
         self.arrived: asyncio.Future[None] | None = None
 
@@ -185,6 +186,7 @@ class RunnerProcess(asyncio.Protocol):
             case frames.Ended(id):
                 self._cancelled_at.pop(id, None)
                 if stream := self._streams.get(id):
+                    stream.over = True
                     stream.put(frame)
             case frames.Ran() | frames.RunError():
                 self._batch_ended(frame)
@@ -230,16 +232,19 @@ class RunnerProcess(asyncio.Protocol):
         Raises:
             ProcessLost; EngineError from the runtime.
         """
+        tensors, blocks = pack(parts, self._to_runner)
         id = self._new_id()
         answer: asyncio.Future[frames.Ran] = asyncio.get_running_loop().create_future()
         self._batches[id] = answer
-        tensors, blocks = pack(parts, self._to_runner)
         try:
             self._send(frames.Run(id, tensors))
             ran = await answer
             return BatchResult(split(self._collect(ran), rows), ran.compute_s)
         except asyncio.CancelledError:
-            self._cancel(id)
+            if answer.cancelled():
+                self._cancel(id)
+            elif answer.exception() is None:  # it was computed just before nobody wanted it any more
+                self._release(answer.result())
             raise
         finally:
             self._forget_batch(id, answer, blocks)
@@ -307,7 +312,7 @@ class RunnerProcess(asyncio.Protocol):
                     return
         finally:
             del self._streams[id]
-            if not finished:
+            if not finished and not stream.over:
                 self._cancel(id)
 
     def _cancel(self, id: int) -> None:
