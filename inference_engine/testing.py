@@ -23,7 +23,7 @@ from inference_engine.domain.ports import (
     Sink,
     StoredModel,
 )
-from inference_engine.domain.requests import Chat, Generate, Kind
+from inference_engine.domain.requests import Chat, Complete, Generate, Kind, Transcribe
 from inference_engine.domain.results import (
     Delivered,
     Delta,
@@ -34,6 +34,7 @@ from inference_engine.domain.results import (
     TokenLogprob,
     Usage,
 )
+from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Tensors, concatenate, split
 
 ANY_ROWS = -1
@@ -121,6 +122,15 @@ def renamed(batch: Tensors, outputs: Sequence[str]) -> dict[str, Any]:
     return dict(zip(outputs, batch.values(), strict=True))
 
 
+def last_text(request: Generate) -> str:
+    """What a request says last: the text a fake answers to."""
+    if isinstance(request, Chat):
+        return request.messages[-1].text
+    if isinstance(request, Transcribe):
+        return request.prompt
+    return request.prompt if isinstance(request.prompt, str) else " ".join(map(str, request.prompt))
+
+
 class FakeExecutor:
     """`Executor` without a model.
 
@@ -195,8 +205,8 @@ class FakeExecutor:
             self.ended.set()
 
     async def _deltas(self, request: Generate) -> AsyncGenerator[Delta]:
-        prompt = request.messages[-1].content if isinstance(request, Chat) else request.prompt
-        if not isinstance(request, Chat) and request.echo:
+        prompt = last_text(request)
+        if isinstance(request, Complete) and request.echo:
             yield TextDelta(prompt)
         limit = request.sampling.max_tokens or len(self.words)
         for index, word in enumerate(self.words[:limit]):
@@ -215,6 +225,10 @@ class FakeExecutor:
             return ()
         others = tuple(TokenLogprob(f"{word}{rank}", -1.0 - rank, f"{word}{rank}".encode()) for rank in range(count))
         return (PositionLogprobs(TokenLogprob(word, -0.5, word.encode()), others),)
+
+    async def tokenize(self, request: Generate) -> tuple[int, ...]:
+        """One token for each word."""
+        return tuple(range(len(last_text(request).split())))
 
     async def stop(self, grace_s: float) -> None:
         self.state = "stopped"
@@ -235,7 +249,7 @@ class FakeExecutors:
         return self.executors[str(model.manifest.ref)]
 
 
-class FakeRuntime:
+class FakeRuntime(RuntimeDefaults):
     """`Runtime` that echoes: `run` gives its inputs back, `generate` the words of the prompt, one delta each."""
 
     def __init__(self, *kinds: Kind, signature: Signature | None = None) -> None:
@@ -253,8 +267,7 @@ class FakeRuntime:
         return dict(batch)
 
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
-        prompt = request.messages[-1].content if isinstance(request, Chat) else request.prompt
-        words = prompt.split()
+        words = last_text(request).split()
         for word in words[len(delivered.pieces) :]:
             if sink.cancelled:
                 return

@@ -28,7 +28,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _log_lines_go_to_the_standard_library() -> None:
     """So that `caplog` sees them, and none lands on the output of a test."""
     as_library()

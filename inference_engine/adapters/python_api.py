@@ -17,7 +17,7 @@ import numpy as np
 
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor
 from inference_engine.domain.model import Manifest, Signature
-from inference_engine.domain.requests import Call, Chat, Complete, Message, Predict, Principal, Sampling
+from inference_engine.domain.requests import Call, Chat, Complete, JsonSchema, Message, Predict, Principal, Sampling
 from inference_engine.domain.results import Delta, Done, Prediction, Served, TextDelta, Usage
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
@@ -106,6 +106,7 @@ def generation_request(messages: Messages | None, prompt: str | None, options: d
         InvalidRequest: both or neither of messages and prompt, or a keyword that is not a sampling field.
     """
     schema = options.pop("json_schema", None)
+    constraint = None if schema is None else JsonSchema(schema)
     for name in options:
         if name not in _SAMPLING_FIELDS:
             raise InvalidRequest(f"{name!r} is not a sampling field: use {', '.join(sorted(_SAMPLING_FIELDS))}")
@@ -115,10 +116,10 @@ def generation_request(messages: Messages | None, prompt: str | None, options: d
     if (messages is None) == (prompt is None):
         raise InvalidRequest("give either messages or prompt")
     if prompt is not None:
-        return Complete(prompt, sampling, schema)
+        return Complete(prompt, sampling, constraint)
     if isinstance(messages, str):
-        return Chat((Message("user", messages),), sampling, schema)
-    return Chat(tuple(_message(message) for message in messages or ()), sampling, schema)
+        return Chat((Message("user", messages),), sampling, constraint)
+    return Chat(tuple(_message(message) for message in messages or ()), sampling, constraint)
 
 
 def _message(message: Mapping[str, str] | Message) -> Message:

@@ -13,18 +13,25 @@ from inference_engine.domain.requests import Generate, Kind
 from inference_engine.domain.results import Delivered, Delta
 from inference_engine.domain.tensors import Tensors
 
+Media = Literal["image", "audio"]
+
 
 class Loaded(msgspec.Struct, frozen=True):
     """What a runtime says of the model it has loaded.
 
     `kinds` are the request kinds it answers; `concurrency` is how many generations it runs together;
-    `context_length` is the most tokens one generation may use, prompt included; `details` are for people.
+    `context_length` is the most tokens one generation may use, prompt included; `adapters` are the LoRA adapters a
+    request may choose; `media` is what messages may hold beside text; `details` are for people.
+
+    A model that answers `embed` or `rerank` does so in `run`, with the tensors of `domain/text_tensors.py`.
     """
 
     kinds: tuple[Kind, ...]
     signature: Signature | None = None
     concurrency: int = 1
     context_length: int | None = None
+    adapters: tuple[str, ...] = ()
+    media: tuple[Media, ...] = ()
     details: dict[str, Any] = {}
 
 
@@ -75,6 +82,16 @@ class Runtime(Protocol):
             InvalidRequest: the request cannot be answered (`ContextLengthExceeded`, a schema that cannot be compiled).
             InferenceFailed: the model failed.
         """
+
+    def tokenize(self, request: Generate) -> tuple[int, ...]:
+        """The prompt of `request` as the token ids the model would see. Called from any thread.
+
+        Raises:
+            UnsupportedTask: the library does not tell. InvalidRequest: the request has no prompt of that model.
+        """
+
+    def gauges(self) -> Mapping[str, float]:
+        """What is measured now, by the name of its metric (`kv_cache_usage_ratio`). Called often, from any thread."""
 
     def close(self) -> None:
         """Free what `load` took. Nothing runs any more when it is called."""
@@ -132,7 +149,10 @@ ExecutorState = Literal["starting", "ready", "restarting", "failed", "stopped"]
 
 
 class ExecutorStatus(msgspec.Struct, frozen=True):
-    """One executor at this moment. `memory_bytes` is measured: the unshared memory of its process (0 in a thread)."""
+    """One executor at this moment. `memory_bytes` is measured: the unshared memory of its process (0 in a thread).
+
+    `gauges` is the latest that the runtime measured of itself.
+    """
 
     kind: str
     state: ExecutorState
@@ -140,6 +160,7 @@ class ExecutorStatus(msgspec.Struct, frozen=True):
     memory_bytes: int = 0
     restarts: int = 0
     error: str | None = None
+    gauges: Mapping[str, float] = {}
 
 
 class BatchResult(msgspec.Struct, frozen=True):
@@ -171,6 +192,9 @@ class Executor(Protocol):
 
     def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         """Stream one generation. Closing the generator stops the compute within one token or prefill batch."""
+
+    async def tokenize(self, request: Generate) -> tuple[int, ...]:
+        """The prompt's token ids. Raises what `Runtime.tokenize` raises, or `RunnerLost`."""
 
     async def stop(self, grace_s: float) -> None:
         """End it: wait up to `grace_s` for work in flight, then cut. Safe to call twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -10,7 +11,9 @@ from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.tensors import Array
 
 Role = Literal["system", "user", "assistant", "tool"]
-Kind = Literal["predict", "chat", "complete"]
+Kind = Literal["predict", "chat", "complete", "embed", "rerank", "transcribe"]
+Effort = Literal["none", "minimal", "low", "medium", "high"]
+ToolMode = Literal["auto", "none", "required"]
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -40,10 +43,91 @@ class Predict(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...] = ()
 
 
-class Message(msgspec.Struct, frozen=True):
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    text: str
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag="image"):
+    """An encoded image, as it came. `media_type` is what the client said it is."""
+
+    data: bytes
+    media_type: str = ""
+
+
+class AudioPart(msgspec.Struct, frozen=True, tag="audio"):
+    """Encoded audio, as it came."""
+
+    data: bytes
+    media_type: str = ""
+
+
+Part = TextPart | ImagePart | AudioPart
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call the assistant made. `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn. `tool_calls` and `reasoning` are of the assistant; a tool's answer names its call in `tool_call_id`."""
+
     role: Role
-    content: str
+    content: str | tuple[Part, ...]
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str = ""
+
+    @property
+    def text(self) -> str:
+        """The content without its images and sounds."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join([part.text for part in self.content if isinstance(part, TextPart)])
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """What the model may call. `parameters` is the JSON schema of its arguments object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class ToolChoice(msgspec.Struct, frozen=True):
+    """Whether tools are called: `required` forces a call, of the tool `name` where it is given.
+
+    `parallel` allows several calls in one answer.
+    """
+
+    mode: ToolMode = "auto"
+    name: str | None = None
+    parallel: bool = True
+
+
+class JsonSchema(msgspec.Struct, frozen=True, tag="json_schema"):
+    """The answer is JSON that fits `schema`; the empty schema stands for any JSON object."""
+
+    schema: dict[str, Any]
+
+
+class Regex(msgspec.Struct, frozen=True, tag="regex"):
+    """The whole answer matches `pattern`."""
+
+    pattern: str
+
+
+class Grammar(msgspec.Struct, frozen=True, tag="grammar"):
+    """The whole answer is derived from the rule `root` of a GBNF grammar."""
+
+    text: str
+
+
+Constraint = JsonSchema | Regex | Grammar
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,6 +141,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    typical_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -65,25 +151,69 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Chat(msgspec.Struct, frozen=True, tag="chat"):
-    """A conversation to be continued by the assistant. `json_schema` constrains the answer to that schema."""
+    """A conversation to be continued by the assistant, as free text, bound by `constraint`, or by calling tools.
+
+    `reasoning` steers how much the model thinks before it answers; None leaves the model's default. `adapter` is the
+    LoRA adapter to answer with, and is filled in from the target by the service.
+    """
 
     messages: tuple[Message, ...]
     sampling: Sampling = Sampling()
-    json_schema: dict[str, Any] | None = None
+    constraint: Constraint | None = None
     choices: int = 1
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning: Effort | None = None
+    adapter: str | None = None
 
 
 class Complete(msgspec.Struct, frozen=True, tag="complete"):
-    """A text to be continued. `echo` gives the prompt back before the continuation."""
+    """A text, or the ids of its tokens, to be continued. `echo` gives the prompt back before the continuation.
 
-    prompt: str
+    With a `suffix` the model fills in what stands between prompt and suffix.
+    """
+
+    prompt: str | tuple[int, ...]
     sampling: Sampling = Sampling()
-    json_schema: dict[str, Any] | None = None
+    constraint: Constraint | None = None
     choices: int = 1
     echo: bool = False
+    suffix: str | None = None
+    adapter: str | None = None
 
 
-Generate = Chat | Complete
+class Transcribe(msgspec.Struct, frozen=True, tag="transcribe"):
+    """Speech to be written down. `audio` is an encoded file; `language` (ISO 639-1) None is found out.
+
+    `translate` writes English whatever is spoken. With `timestamps` the deltas are segments.
+    """
+
+    audio: bytes
+    language: str | None = None
+    prompt: str = ""
+    translate: bool = False
+    timestamps: bool = False
+    sampling: Sampling = Sampling()
+    choices: int = 1
+    adapter: str | None = None
+
+
+Generate = Chat | Complete | Transcribe
+
+
+class Embed(msgspec.Struct, frozen=True):
+    """Texts whose vectors are wanted. `dimensions` cuts them to their first so many values, normalised again."""
+
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+
+
+class Rerank(msgspec.Struct, frozen=True):
+    """Documents to be scored by how well they answer `query`."""
+
+    query: str
+    documents: tuple[str, ...]
+
 
 _LIMITS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, 1_000_000),
@@ -94,11 +224,15 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
     "repeat_penalty": (0.01, 10.0),
+    "repeat_last_n": (-1, 1_000_000),
+    "typical_p": (0.0, 1.0),
     "logprobs": (0, 20),
     "seed": (-(2**63), 2**64 - 1),
 }
 MAX_CHOICES = 16
 MAX_STOP = 16
+MAX_TOOLS = 128
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def check_generate(request: Generate) -> None:
@@ -118,5 +252,27 @@ def check_generate(request: Generate) -> None:
     for bias in request.sampling.logit_bias.values():
         if not -100 <= bias <= 100:
             raise InvalidRequest(f"logit_bias holds {bias}, it must lie between -100 and 100", param="logit_bias")
-    if isinstance(request, Chat) and not request.messages:
+    if isinstance(request, Chat):
+        _check_chat(request)
+
+
+def _check_chat(request: Chat) -> None:
+    if not request.messages:
         raise InvalidRequest("messages is empty: send at least one message", param="messages")
+    names = [tool.name for tool in request.tools]
+    if len(names) > MAX_TOOLS:
+        raise InvalidRequest(f"{len(names)} tools came, at most {MAX_TOOLS} are taken", param="tools")
+    for index, name in enumerate(names):
+        if not _TOOL_NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"tool name {name[:80]!r} is not valid: use 1 to 64 letters, digits, '_', '.' and '-'", param="tools"
+            )
+        if name in names[:index]:
+            raise InvalidRequest(f"tools names {name!r} twice", param="tools")
+    choice = request.tool_choice
+    if choice.mode == "required" and not names:
+        raise InvalidRequest("tool_choice demands a call, but there are no tools", param="tool_choice")
+    if choice.name is not None and choice.name not in names:
+        raise InvalidRequest(f"tool_choice names {choice.name!r}, which is not among the tools", param="tool_choice")
+    if request.constraint is not None and choice.mode == "required":
+        raise InvalidRequest("an answer cannot be a tool call and fit response_format at once", param="tool_choice")

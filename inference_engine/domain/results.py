@@ -9,15 +9,19 @@ import msgspec
 from inference_engine.domain.model import ModelRef
 from inference_engine.domain.tensors import Array
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Served(msgspec.Struct, frozen=True):
-    """Which exact model answered, under which public name, and the rule that chose it (`exact`, `latest`, ...)."""
+    """Which exact model answered, under which public name, and the rule that chose it (`exact`, `latest`, ...).
+
+    `adapter` is the LoRA adapter that was on top of it.
+    """
 
     ref: ModelRef
     route: str
     rule: str
+    adapter: str | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -27,6 +31,22 @@ class Prediction(msgspec.Struct, frozen=True):
     served: Served
     queue_s: float = 0.0
     compute_s: float = 0.0
+
+
+class Embeddings(msgspec.Struct, frozen=True):
+    """One float32 vector per text, as an array of shape [texts, dimensions]; `prompt_tokens` for all texts."""
+
+    vectors: Array
+    prompt_tokens: int
+    served: Served
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """A float32 score per document, in the order of the documents, higher is better."""
+
+    scores: Array
+    prompt_tokens: int
+    served: Served
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -45,20 +65,68 @@ class PositionLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True):
-    """Token counts of one generation. `cached_tokens` of the prompt were found in the KV cache."""
+    """Token counts of one generation. `cached_tokens` of the prompt were found in the KV cache.
+
+    `reasoning_tokens` are those of the completion that were thought, where the runtime can tell.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 class TextDelta(msgspec.Struct, frozen=True, array_like=True, tag="t"):
-    """More text of choice `index`. `tokens` are the ids it was decoded from, where the runtime knows them."""
+    """More text of choice `index`. `tokens` are the ids it was decoded from, where the runtime knows them.
+
+    `raw` is what the model wrote, where that is more than `text`: markup that was taken off. The raw texts of a
+    choice's deltas, in order, are what the model has written so far; `tokens` are those of the raw text.
+    """
 
     text: str
     tokens: tuple[int, ...] = ()
     logprobs: tuple[PositionLogprobs, ...] = ()
     index: int = 0
+    raw: str = ""
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """More of what the model thinks before it answers. Fields as in `TextDelta`."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    index: int = 0
+    raw: str = ""
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    """More of the answer's tool call number `call`. `text` is more of its arguments' JSON.
+
+    The first delta of a call carries its `id` and `name`, the later ones leave them empty. Other fields as in
+    `TextDelta`.
+    """
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    index: int = 0
+    raw: str = ""
+    call: int = 0
+    id: str = ""
+    name: str = ""
+
+
+class SegmentDelta(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """The next stretch of a transcription: `text` was spoken from `start_s` to `end_s`."""
+
+    text: str
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[PositionLogprobs, ...] = ()
+    index: int = 0
+    raw: str = ""
+    start_s: float = 0.0
+    end_s: float = 0.0
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="d"):
@@ -69,13 +137,15 @@ class Done(msgspec.Struct, frozen=True, array_like=True, tag="d"):
     index: int = 0
 
 
-Delta = TextDelta | Done
+Written = TextDelta | ReasoningDelta | ToolCallDelta | SegmentDelta
+Delta = Written | Done
 
 
 class Delivered(msgspec.Struct, frozen=True, array_like=True):
     """What of a generation has already reached the client, so that another runner can continue it.
 
-    `pieces` holds the text in order; a piece is either token ids (exact) or text where ids are unknown.
+    `text` is what the model wrote, markup included. `pieces` holds it in order; a piece is either token ids (exact) or
+    text where ids are unknown.
     """
 
     text: str = ""

@@ -30,7 +30,10 @@ def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
 
 
 class Router:
-    """Resolves targets (`name` through a route, `name:version` exactly). Resolved targets are remembered."""
+    """Resolves targets: `name` through a route, `name:version` exactly, each with `@adapter` behind it or not.
+
+    Resolved targets are remembered.
+    """
 
     def __init__(self, pinned: Mapping[str, ModelRef]) -> None:
         self._pinned = dict(pinned)
@@ -52,10 +55,16 @@ class Router:
         """
         served = self._resolved.get(target)
         if served is None:
-            served = self._resolved[target] = self._decide(target)
+            served = self._decide(target)
+            if served.adapter is None:  # adapters are not checked here: remembering every name would have no end
+                self._resolved[target] = served
         return served
 
     def _decide(self, target: str) -> Served:
+        base, at, adapter = target.partition("@")
+        if at:
+            served = self._decide(base)
+            return msgspec.structs.replace(served, route=target, adapter=check_name(adapter, "adapter"))
         name, colon, version = target.partition(":")
         check_name(name)
         if colon:

@@ -7,20 +7,18 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import msgspec
+import numpy as np
 
-from inference_engine.domain.errors import (
-    DeadlineExceeded,
-    EngineError,
-    InferenceFailed,
-    InvalidTensor,
-    UnsupportedTask,
-)
+from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidTensor
 from inference_engine.domain.ports import Telemetry
-from inference_engine.domain.requests import Call, Chat, Generate, Kind, Predict, check_generate
-from inference_engine.domain.results import Delta, Done, Prediction, Served
-from inference_engine.domain.tensors import Array
+from inference_engine.domain.requests import Call, Embed, Generate, Kind, Predict, Rerank, check_generate
+from inference_engine.domain.results import Delta, Done, Embeddings, Prediction, Ranking, Served
+from inference_engine.domain.tensors import Array, Tensors
+from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
+from inference_engine.services.checks import check_generation, check_kind, checked_rows, kind_of
 from inference_engine.services.models import LiveModel, ModelService
 from inference_engine.services.streams import interleaved
+from inference_engine.services.texts import compute_texts, shortened
 
 
 class Generation:
@@ -55,7 +53,7 @@ class InferenceService:
         outcome = "cancelled"
         try:
             async with self._models.lease(served.ref) as live:
-                rows = _checked_rows(live, request)
+                rows = checked_rows(live, request)
                 outputs, queue_s, compute_s = await live.batches.submit(
                     request.inputs, rows, _deadline(live, call, started), call.priority
                 )
@@ -78,16 +76,68 @@ class InferenceService:
         """
         check_generate(request)
         served = self._models.resolve(target)
+        if served.adapter is not None:
+            request = msgspec.structs.replace(request, adapter=served.adapter)
         return Generation(served, self._answer(served, request, call))
 
+    async def embed(self, target: str, request: Embed, call: Call) -> Embeddings:
+        """One vector for each text. The texts are merged with those of others that wait.
+
+        Raises:
+            ModelNotFound; InvalidRequest; UnsupportedTask; Unavailable; DeadlineExceeded; ModelError.
+        """
+        served = self._models.resolve(target)
+        outputs = await self._texts(served, "embed", {TEXT: text_tensor(request.texts)}, call)
+        vectors = np.asarray(outputs[EMBEDDING], np.float32)
+        if request.dimensions is not None:
+            vectors = shortened(vectors, request.dimensions)
+        return Embeddings(vectors, int(outputs[TOKENS].sum()), served)
+
+    async def rerank(self, target: str, request: Rerank, call: Call) -> Ranking:
+        """A score for each document. Raises what `embed` raises."""
+        served = self._models.resolve(target)
+        inputs = {
+            QUERY: text_tensor([request.query] * len(request.documents)),
+            DOCUMENT: text_tensor(request.documents),
+        }
+        outputs = await self._texts(served, "rerank", inputs, call)
+        return Ranking(np.asarray(outputs[SCORE], np.float32), int(outputs[TOKENS].sum()), served)
+
+    async def _texts(self, served: Served, kind: Kind, inputs: Tensors, call: Call) -> dict[str, Array]:
+        started = self._clock()
+        outcome = "cancelled"
+        try:
+            async with self._models.lease(served.ref) as live:
+                check_kind(live, kind)
+                outputs = await compute_texts(live, inputs, _deadline(live, call, started), call.priority)
+                outcome = "ok"
+                return outputs
+        except EngineError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+
+    async def tokenize(self, target: str, request: Generate, call: Call) -> tuple[int, ...]:  # noqa: ARG002 - every use case is called so
+        """The prompt of `request` as the model's own token ids; nothing is generated.
+
+        Raises:
+            ModelNotFound; InvalidRequest; UnsupportedTask; Unavailable; ModelError.
+        """
+        check_generate(request)
+        served = self._models.resolve(target)
+        async with self._models.lease(served.ref) as live:
+            check_generation(live, request)
+            return await live.executor.tokenize(request)
+
     async def _answer(self, served: Served, request: Generate, call: Call) -> AsyncGenerator[Delta]:
-        kind: Kind = "chat" if isinstance(request, Chat) else "complete"
+        kind = kind_of(request)
         started = self._clock()
         first_s: float | None = None
         outcome = "cancelled"
         try:
             async with self._models.lease(served.ref) as live:
-                _check_kind(live, kind)
+                check_generation(live, request)
                 async with aclosing(_choices(live, request, call, self._clock)) as deltas:
                     async for delta in deltas:
                         if first_s is None:
@@ -105,21 +155,6 @@ class InferenceService:
             raise
         finally:
             self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
-
-
-def _checked_rows(live: LiveModel, request: Predict) -> int:
-    _check_kind(live, "predict")
-    rows = 1 if live.check is None else live.check.rows(request.inputs)
-    for name in request.outputs:
-        if live.outputs and name not in live.outputs:
-            raise InvalidTensor(f"output {name!r} is unknown; the model gives {sorted(live.outputs)}", param=name)
-    return rows
-
-
-def _check_kind(live: LiveModel, kind: Kind) -> None:
-    if kind not in live.loaded.kinds:
-        can = ", ".join(live.loaded.kinds)
-        raise UnsupportedTask(f"{live.manifest.ref} does not answer {kind} requests, it answers: {can}", param="model")
 
 
 def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Array]:

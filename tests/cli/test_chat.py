@@ -127,7 +127,7 @@ def test_figures_are_counted_by_the_clock() -> None:
         answer = chat.ask("x")
     # started 0, first token 1, ended 2; three tokens, two of them decoded after the first
     assert (answer.first_token_s, answer.seconds, answer.tokens_per_second) == (1.0, 2.0, 2.0)
-    assert answer.usage == {"prompt_tokens": 7, "completion_tokens": 3, "cached_tokens": 3}
+    assert answer.usage == {"prompt_tokens": 7, "completion_tokens": 3, "cached_tokens": 3, "reasoning_tokens": 0}
 
 
 def test_what_can_be_set_is_what_the_domain_knows() -> None:

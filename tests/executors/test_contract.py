@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference_engine.domain.errors import EngineError, InferenceFailed, ModelLoadFailed, ModelNotReady
+from inference_engine.domain.errors import EngineError, InferenceFailed, ModelLoadFailed, ModelNotReady, UnsupportedTask
 from inference_engine.domain.model import Signature, TensorSpec
 from inference_engine.domain.requests import Chat, Message, Sampling
 from inference_engine.domain.results import Done, TextDelta
@@ -182,3 +182,9 @@ async def test_stopping_ends_running_generations_with_an_error(kind: str, start:
             async for _ in generation:
                 pass
         await stopping
+
+
+async def test_a_prompt_is_tokenized_and_errors_come_through(kind: str, start: Start) -> None:
+    executor = await start(kind, COUNT)
+    with pytest.raises(UnsupportedTask, match="tokens"):
+        await executor.tokenize(count_to(1))

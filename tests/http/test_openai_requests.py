@@ -10,7 +10,7 @@ import pytest
 
 from inference_engine.adapters.http.openai.wire import REFUSED
 from inference_engine.core.settings import Settings
-from inference_engine.domain.requests import Chat, Complete, Message, Sampling
+from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Sampling
 from tests.http.support import World
 
 CHAT: dict[str, Any] = {"model": "chatty", "messages": [{"role": "user", "content": "hi"}]}
@@ -66,7 +66,7 @@ async def test_sampling(world: World, http: httpx.AsyncClient, fields: dict[str,
 async def test_response_format(world: World, http: httpx.AsyncClient, wanted: Any, schema: Any) -> None:
     for answer in (await chat(http, response_format=wanted), await complete(http, response_format=wanted)):
         assert answer.status_code == 200
-        assert world.chatty.requests[-1].json_schema == schema
+        assert world.chatty.requests[-1].constraint == (None if schema is None else JsonSchema(schema))
 
 
 async def test_messages(world: World, http: httpx.AsyncClient) -> None:

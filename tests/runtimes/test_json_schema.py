@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_engine.domain.errors import InvalidRequest
-from inference_engine.domain.requests import Complete, Sampling
+from inference_engine.domain.requests import Complete, JsonSchema, Sampling
 from inference_engine.infra.runtimes.llama_cpp import LlamaCppRuntime
-from inference_engine.infra.runtimes.llama_cpp.grammar import (
+from inference_engine.infra.text.grammar import (
     Choice,
     MismatchError,
     Repeat,
@@ -25,7 +25,7 @@ from inference_engine.infra.runtimes.llama_cpp.grammar import (
     remaining,
     to_gbnf,
 )
-from inference_engine.infra.runtimes.llama_cpp.json_schema import compile_schema
+from inference_engine.infra.text.json_schema import compile_schema
 from tests.runtimes.conftest import answer
 
 
@@ -162,7 +162,7 @@ def test_the_largest_schemas_taken_are_taken_by_llama_cpp(
     random_model: LlamaCppRuntime, schema: dict[str, Any]
 ) -> None:
     root, rules = compile_schema(schema)
-    sink = answer(random_model, Complete("abc", Sampling(max_tokens=20, temperature=0), json_schema=schema))
+    sink = answer(random_model, Complete("abc", Sampling(max_tokens=20, temperature=0), constraint=JsonSchema(schema)))
     remaining(root, rules, sink.text)  # raises where the answer strayed
 
 

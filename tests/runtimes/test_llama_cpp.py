@@ -18,7 +18,7 @@ from inference_engine.domain.errors import (
     InvalidRequest,
     UnsupportedTask,
 )
-from inference_engine.domain.requests import Chat, Complete, Message, Sampling
+from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Sampling
 from inference_engine.domain.results import Delivered, Delta, TextDelta
 from inference_engine.infra.runtimes.llama_cpp import LlamaCppRuntime
 from tests.fixtures.tiny_gguf import tiny_gguf
@@ -75,8 +75,8 @@ def test_every_delta_of_plain_text_carries_its_token_ids(guide: LlamaCppRuntime)
         Complete("The server", GREEDY),
         Complete("The server", GREEDY, echo=True),
         Chat(QUESTION, Sampling(max_tokens=60, temperature=0, repeat_penalty=1.3, presence_penalty=0.5)),
-        Chat(QUESTION, GREEDY, json_schema=PERSON),
-        Complete("A person: ", GREEDY, json_schema=PERSON),
+        Chat(QUESTION, GREEDY, constraint=JsonSchema(PERSON)),
+        Complete("A person: ", GREEDY, constraint=JsonSchema(PERSON)),
     ],
     ids=["chat", "complete", "echo", "penalties", "chat-schema", "complete-schema"],
 )
@@ -111,7 +111,7 @@ def test_a_seed_repeats_and_another_seed_differs(guide: LlamaCppRuntime) -> None
 
     assert text(7) == text(7)
     assert len({text(seed) for seed in (7, 8, -1, 2**63)}) > 1
-    cut = Delivered("Put", (tuple(guide.tokenize("Put")),))
+    cut = Delivered("Put", (tuple(guide.token_ids("Put")),))
     assert text(7, cut) == text(7, cut)
 
 
@@ -291,7 +291,9 @@ def test_a_bad_option_is_named(random_folder: Path, options: dict[str, object], 
 
 def test_answers_bound_to_a_schema_are_valid(guide: LlamaCppRuntime) -> None:
     for schema in (PERSON, {}, {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}):
-        request = Chat(QUESTION, Sampling(max_tokens=300, temperature=0, repeat_penalty=1.2), json_schema=schema)
+        request = Chat(
+            QUESTION, Sampling(max_tokens=300, temperature=0, repeat_penalty=1.2), constraint=JsonSchema(schema)
+        )
         sink = answer(guide, request)
         value = json.loads(sink.text) if sink.done.reason == "stop" else {}
         if schema == PERSON:
@@ -323,7 +325,7 @@ assert not folder.exists()
 
 def test_characters_of_several_tokens_come_whole(random_model: LlamaCppRuntime) -> None:
     text = "é漢🙂"
-    assert len(random_model.tokenize(text)) > len(text)
+    assert len(random_model.token_ids(text)) > len(text)
     sink = answer(random_model, Complete(text, Sampling(max_tokens=40, temperature=0)))
     assert all(isinstance(delta, TextDelta) and delta.text for delta in sink.texts)
     assert sink.done.usage.completion_tokens == 40

@@ -19,7 +19,7 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Loaded
-from inference_engine.domain.requests import Chat, Complete, Message, Sampling
+from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Sampling
 from inference_engine.domain.results import Delivered
 from inference_engine.infra.runtimes.python import PythonRuntime
 from tests.fixtures.python_models import ECHO, PARROT, python_model
@@ -180,8 +180,8 @@ def test_a_stream_that_may_differ_is_not_continued(tmp_path: Path) -> None:
 
 def test_what_a_class_cannot_do_is_refused(tmp_path: Path) -> None:
     runtime, _ = load(tmp_path, PARROT)
-    with pytest.raises(InvalidRequest, match="JSON schema"):
-        answer(runtime, Chat((Message("user", "a"),), json_schema={}))
+    with pytest.raises(InvalidRequest, match="schema or grammar"):
+        answer(runtime, Chat((Message("user", "a"),), constraint=JsonSchema({})))
     with pytest.raises(InvalidRequest, match="log probabilities"):
         answer(runtime, chat("a", logprobs=0))
     predictor, _ = load(tmp_path / "p", ECHO)

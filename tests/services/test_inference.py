@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,8 +18,22 @@ from inference_engine.domain.errors import (
     ModelNotFound,
     UnsupportedTask,
 )
-from inference_engine.domain.requests import Call, Chat, Complete, Message, Predict, Principal, Sampling
+from inference_engine.domain.model import Execution
+from inference_engine.domain.requests import (
+    Call,
+    Chat,
+    Complete,
+    Embed,
+    ImagePart,
+    Message,
+    Predict,
+    Principal,
+    Rerank,
+    Sampling,
+)
 from inference_engine.domain.results import Done, TextDelta
+from inference_engine.domain.tensors import Tensors
+from inference_engine.domain.text_tensors import RERANK_SIGNATURE, embed_signature, texts_of
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 from inference_engine.testing import (
@@ -183,3 +198,74 @@ async def test_nothing_to_answer_and_too_many_answers(bench: Bench, request_: Ch
     with pytest.raises(InvalidRequest) as error:
         await bench.service.generate("talker", request_, CALL)
     assert error.value.param == field
+
+
+def _lengths(batch: Tensors) -> dict[str, object]:
+    """A vector (length, 1, 0) for each text, and one token per text."""
+    lengths = [len(text) for text in texts_of(batch["text"])]
+    if any(length > 100 for length in lengths):
+        raise InvalidRequest("too long", param="input")
+    vectors = np.array([[length, 1, 0] for length in lengths], np.float32)
+    return {"embedding": vectors, "tokens": np.ones(len(lengths), np.int32)}
+
+
+async def texts_bench(executor: FakeExecutor, max_batch_size: int = 2) -> InferenceService:
+    model = manifest("m", signature=executor.loaded.signature, execution=Execution(max_batch_size=max_batch_size))
+    models = ModelService(FakeRepository(model), lambda _: executor, FakeRoutes(), RecordingTelemetry(), FakeClock())
+    await models.open()
+    return InferenceService(models, RecordingTelemetry(), FakeClock())
+
+
+async def test_texts_are_embedded_in_batches_and_come_back_in_order() -> None:
+    service = await texts_bench(FakeExecutor(embed_signature(3), kinds=("embed",), compute=_lengths))
+    answer = await service.embed("m", Embed(("a", "bb", "ccc", "dddd", "eeeee")), CALL)
+    assert answer.vectors[:, 0].tolist() == [1, 2, 3, 4, 5]
+    assert (answer.vectors.dtype, answer.prompt_tokens, str(answer.served.ref)) == (np.float32, 5, "m:1")
+    cut = await service.embed("m", Embed(("aaa",), dimensions=2), CALL)
+    assert np.allclose(cut.vectors, [[3 / 10**0.5, 1 / 10**0.5]])
+    for wrong, field in ((Embed(()), "input"), (Embed(("a",), dimensions=4), "dimensions")):
+        with pytest.raises(InvalidRequest) as refused:
+            await service.embed("m", wrong, CALL)
+        assert refused.value.param == field
+    with pytest.raises(InvalidRequest, match="too long"):
+        await service.embed("m", Embed(("a", "b", "c", "d" * 101)), CALL)
+    with pytest.raises(UnsupportedTask):
+        await service.rerank("m", Rerank("q", ("d",)), CALL)
+
+
+async def test_documents_are_scored() -> None:
+    def overlap(batch: Tensors) -> dict[str, object]:
+        pairs = zip(texts_of(batch["query"]), texts_of(batch["document"]), strict=True)
+        scores = [len(set(query) & set(document)) for query, document in pairs]
+        return {"score": np.array(scores, np.float32), "tokens": np.full(len(scores), 2, np.int32)}
+
+    service = await texts_bench(FakeExecutor(RERANK_SIGNATURE, kinds=("rerank",), compute=overlap))
+    answer = await service.rerank("m", Rerank("abc", ("a", "xyz", "abc")), CALL)
+    assert (answer.scores.tolist(), answer.prompt_tokens) == ([1, 0, 3], 6)
+
+
+async def test_an_adapter_is_chosen_by_the_target() -> None:
+    executor = FakeExecutor(kinds=("chat",))
+    executor.loaded = msgspec.structs.replace(executor.loaded, adapters=("pirate",))
+    service = await texts_bench(executor)
+    generation = await service.generate("m@pirate", HELLO, CALL)
+    async with aclosing(generation.deltas) as deltas:
+        assert [delta async for delta in deltas]
+    assert (generation.served.adapter, generation.served.route) == ("pirate", "m@pirate")
+    assert executor.requests[-1].adapter == "pirate"
+    generation = await service.generate("m:1@parrot", HELLO, CALL)
+    with pytest.raises(ModelNotFound, match="known adapters: pirate"):
+        await anext(generation.deltas)
+
+
+async def test_what_a_model_does_not_see_is_refused(bench: Bench) -> None:
+    picture = Chat((Message("user", (ImagePart(b"..."),)),))
+    generation = await bench.service.generate("talker", picture, CALL)
+    with pytest.raises(UnsupportedTask, match=r"messages\[0\] holds image"):
+        await anext(generation.deltas)
+
+
+async def test_a_prompt_is_told_in_tokens(bench: Bench) -> None:
+    assert await bench.service.tokenize("talker", HELLO, CALL) == (0,)
+    with pytest.raises(UnsupportedTask):
+        await bench.service.tokenize("echo", HELLO, CALL)

@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import cast
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, cast
 
 import psutil
 
@@ -76,6 +76,8 @@ class RunnerProcess(asyncio.Protocol):
         self._kill_reason = ""
         self._next_id = 0
         self._cancelled_at: dict[int, float] = {}
+        self._tokenizing: dict[int, asyncio.Future[tuple[int, ...]]] = {}
+        self.gauges: Mapping[str, float] = {}
         self._log_tail: deque[str] = deque(maxlen=_LOG_LINES)
 
     @classmethod
@@ -149,9 +151,10 @@ class RunnerProcess(asyncio.Protocol):
         await asyncio.to_thread(self.popen.wait)
         if not self._ready.done():
             self._ready.set_exception(ModelLoadFailed(self._obituary("while loading")))
-        for batch in self._batches.values():
-            if not batch.done():
-                batch.set_exception(ProcessLost(self.epitaph))
+        waiting: list[asyncio.Future[Any]] = [*self._batches.values(), *self._tokenizing.values()]
+        for answer in waiting:
+            if not answer.done():
+                answer.set_exception(ProcessLost(self.epitaph))
         for stream in self._streams.values():
             stream.put(None)
         self._to_runner.close()
@@ -192,8 +195,15 @@ class RunnerProcess(asyncio.Protocol):
                 self._batch_ended(frame)
             case frames.Ready() | frames.LoadError():
                 self._load_ended(frame)
-            case frames.Beat():
-                pass
+            case frames.Beat(gauges):
+                self.gauges = gauges
+            case frames.Tokenized(id, tokens, error):
+                waiting = self._tokenizing.get(id)
+                if waiting is not None and not waiting.done():
+                    if error is None:
+                        waiting.set_result(tokens)
+                    else:
+                        waiting.set_exception(error.restore())
 
     def _batch_ended(self, frame: frames.Ran | frames.RunError) -> None:
         batch = self._batches.get(frame.id)
@@ -314,6 +324,18 @@ class RunnerProcess(asyncio.Protocol):
             del self._streams[id]
             if not finished and not stream.over:
                 self._cancel(id)
+
+    async def tokenize(self, request: Generate) -> tuple[int, ...]:
+        """Raises `ProcessLost`, or what the runtime raised."""
+        self._next_id += 1
+        id = self._next_id
+        answer: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
+        self._tokenizing[id] = answer
+        try:
+            self._send(frames.Tokenize(id, request))
+            return await answer
+        finally:
+            del self._tokenizing[id]
 
     def _cancel(self, id: int) -> None:
         with contextlib.suppress(ProcessLost):

@@ -12,7 +12,7 @@ from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, ModelNotReady, RunnerLost
 from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, StoredModel
 from inference_engine.domain.requests import Generate
-from inference_engine.domain.results import Delivered, Delta, Done, TextDelta
+from inference_engine.domain.results import Delivered, Delta, Done
 from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.executors.process import ProcessLost, RunnerProcess
 
@@ -98,6 +98,15 @@ class RunnerExecutor:
                     raise RunnerLost(
                         f"{self._model.manifest.ref}: every runner that took up this answer died; {lost}"
                     ) from lost
+
+    async def tokenize(self, request: Generate) -> tuple[int, ...]:
+        for _ in range(self._supervision.lives_per_request):
+            process = await self._alive()
+            try:
+                return await process.tokenize(request)
+            except ProcessLost as lost:
+                reason = str(lost)
+        raise RunnerLost(f"{self._model.manifest.ref}: every runner that read this prompt died; {reason}")
 
     async def _alive(self) -> RunnerProcess:
         """The process that takes requests now; waits while one is being replaced."""
@@ -196,6 +205,7 @@ class RunnerExecutor:
             memory_bytes=process.memory_bytes() if process else 0,
             restarts=self._restarts,
             error=self._error.message if self._error else None,
+            gauges=process.gauges if process else {},
         )
 
 
@@ -208,10 +218,11 @@ class _Progress:
         self._pieces: list[str | tuple[int, ...]] = []
 
     def add(self, delta: Delta) -> None:
-        if isinstance(delta, TextDelta):
+        if not isinstance(delta, Done):
+            raw = delta.raw or delta.text
             self.deltas += 1
-            self._text.append(delta.text)
-            self._pieces.append(delta.tokens or delta.text)
+            self._text.append(raw)
+            self._pieces.append(delta.tokens or raw)
 
     def delivered(self) -> Delivered:
         return Delivered("".join(self._text), tuple(self._pieces))

@@ -136,6 +136,15 @@ class ThreadExecutor:
         finally:
             sink.ended.set()
 
+    async def tokenize(self, request: Generate) -> tuple[int, ...]:
+        self._running_loop()
+        try:
+            return await asyncio.to_thread(self._runtime.tokenize, request)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise InferenceFailed(f"{type(error).__name__}: {error}") from error
+
     async def stop(self, grace_s: float) -> None:
         if self._state == "stopped":
             return
@@ -157,7 +166,8 @@ class ThreadExecutor:
         self._runtime.close()
 
     def status(self) -> ExecutorStatus:
-        return ExecutorStatus(kind="thread", state=self._state)
+        gauges = self._runtime.gauges() if self._state == "ready" else {}
+        return ExecutorStatus(kind="thread", state=self._state, gauges=gauges)
 
 
 class Pace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -68,6 +69,12 @@ class PipelineRuntime:
 
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
         self._inner.generate(request, delivered, sink)
+
+    def tokenize(self, request: Generate) -> tuple[int, ...]:
+        return self._inner.tokenize(request)
+
+    def gauges(self) -> Mapping[str, float]:
+        return self._inner.gauges()
 
     def close(self) -> None:
         self._inner.close()

@@ -86,7 +86,14 @@ class Stop(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Cancel everything, close the runtime, exit."""
 
 
-ToRunner = Load | Run | Start | Cancel | Release | Stop
+class Tokenize(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Tell the prompt of `request` as token ids. Answered by `Tokenized`."""
+
+    id: int
+    request: Generate
+
+
+ToRunner = Load | Run | Start | Cancel | Release | Stop | Tokenize
 
 # -- runner to server --------------------------------------------------------------------------------------------
 
@@ -126,10 +133,18 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=16):
 
 
 class Beat(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """Sent on a timer: the process is alive and its interpreter is not stuck."""
+    """Sent on a timer: the process is alive and its interpreter is not stuck. `gauges` is what the runtime measures."""
+
+    gauges: dict[str, float] = {}
 
 
-ToServer = Ready | LoadError | Ran | RunError | Deltas | Ended | Beat
+class Tokenized(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    id: int
+    tokens: tuple[int, ...] = ()
+    error: WireError | None = None
+
+
+ToServer = Ready | LoadError | Ran | RunError | Deltas | Ended | Beat | Tokenized
 
 _encoder = msgspec.msgpack.Encoder()
 Frame = TypeVar("Frame")

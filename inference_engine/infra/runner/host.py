@@ -80,7 +80,7 @@ class Host:
             return 1
         self._send(frames.Ready(loaded))
         self._outbox.start()
-        threading.Thread(target=self._beat, name="beat", daemon=True).start()
+        threading.Thread(target=self._beat, args=(runtime,), name="beat", daemon=True).start()
         while not self._stopping:
             self._receive(runtime, wait=not self._batches)
             if self._batches and not self._stopping:
@@ -134,6 +134,8 @@ class Host:
                 self._outbox_arena.free(offset)
             case frames.Stop():
                 self._stopping = True
+            case frames.Tokenize():
+                threading.Thread(target=self._tokenize, args=(runtime, frame), daemon=True).start()
             case frames.Load():
                 raise TypeError("a runner loads one model")
 
@@ -175,6 +177,16 @@ class Host:
             self._generations.pop(frame.id, None)
             self._outbox.closed(frames.Ended(frame.id, frames.WireError.of(error) if error else None))
 
+    def _tokenize(self, runtime: Runtime, frame: frames.Tokenize) -> None:
+        try:
+            answer = frames.Tokenized(frame.id, runtime.tokenize(frame.request))
+        except EngineError as error:
+            answer = frames.Tokenized(frame.id, error=frames.WireError.of(error))
+        except Exception as error:
+            failed = InferenceFailed(f"{type(error).__name__}: {error}")
+            answer = frames.Tokenized(frame.id, error=frames.WireError.of(failed))
+        self._send(answer)
+
     def _cancel(self, id: int) -> None:
         generation = self._generations.get(id)
         if generation:
@@ -196,9 +208,9 @@ class Host:
                 # The server is gone: the reading side sees the end of the stream and stops the process.
                 self._stopping = True
 
-    def _beat(self) -> None:
+    def _beat(self, runtime: Runtime) -> None:
         while not self._stopping:
-            self._send(frames.Beat())
+            self._send(frames.Beat(dict(runtime.gauges())))
             time.sleep(BEAT_INTERVAL_S)
 
     def _finish(self, runtime: Runtime) -> None:

@@ -15,12 +15,10 @@ from inference_engine.domain.errors import (
     InvalidTensor,
     ModelLoadFailed,
     RuntimeMissing,
-    UnsupportedTask,
 )
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
-from inference_engine.domain.ports import Loaded, Sink
-from inference_engine.domain.requests import Generate
-from inference_engine.domain.results import Delivered
+from inference_engine.domain.ports import Loaded
+from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.options import decode_options
@@ -51,7 +49,7 @@ class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spinning: bool = False
 
 
-class OnnxRuntime:
+class OnnxRuntime(RuntimeDefaults):
     """One ONNX session. Tensors go in and out as numpy arrays; strings are object arrays of bytes outside."""
 
     def __init__(self) -> None:
@@ -84,9 +82,6 @@ class OnnxRuntime:
             spec.name: _bytes(array) if spec.dtype == "bytes" else array
             for spec, array in zip(self._signature.outputs, outputs, strict=True)
         }
-
-    def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:  # noqa: ARG002  the port's shape
-        raise UnsupportedTask("an onnx model takes and gives tensors: ask it for a prediction")
 
     def close(self) -> None:
         self._session = None

@@ -52,15 +52,16 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Loaded, Sink
-from inference_engine.domain.requests import Chat, Generate, Kind
+from inference_engine.domain.requests import Chat, Complete, Generate, Kind, Transcribe
 from inference_engine.domain.results import Delivered, Done, FinishReason, TextDelta, Usage
+from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Array, Tensors, dtype_name
 from inference_engine.infra.runtimes.files import artifact_path
 
 _import_lock = threading.Lock()  # imports of a model's siblings go through the process-wide sys.path
 
 
-class PythonRuntime:
+class PythonRuntime(RuntimeDefaults):
     """One instance of a user's class."""
 
     def __init__(self) -> None:
@@ -113,8 +114,12 @@ class PythonRuntime:
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
         if not hasattr(self._model, "stream"):
             raise UnsupportedTask("this model's class has no stream method")
-        if request.json_schema is not None:
-            raise InvalidRequest("this model cannot bind its answer to a JSON schema", param="response_format")
+        if isinstance(request, Transcribe) or (not isinstance(request, Chat) and not isinstance(request.prompt, str)):
+            raise UnsupportedTask("this model answers messages and text prompts only", param="prompt")
+        if request.constraint is not None:
+            raise InvalidRequest("this model cannot bind its answer to a schema or grammar", param="response_format")
+        if isinstance(request, Chat) and request.tools and request.tool_choice.mode != "none":
+            raise InvalidRequest("this model calls no tools: leave tools out", param="tools")
         if request.sampling.logprobs is not None:
             raise InvalidRequest("this model gives no log probabilities", param="logprobs")
         if delivered.text and not getattr(self._model, "deterministic_stream", False):
@@ -136,7 +141,7 @@ class PythonRuntime:
         if isinstance(request, Chat):
             messages = [_without_none(msgspec.to_builtins(message)) for message in request.messages]
         else:
-            messages = [{"role": "user", "content": request.prompt}]
+            messages = [{"role": "user", "content": _prompt(request)}]
         pieces = self._model.stream(messages, _without_none(msgspec.to_builtins(request.sampling)))
         if isinstance(pieces, str):
             pieces = iter([pieces])
@@ -192,8 +197,8 @@ class _Outlet:
         self._sink = sink
         self._held = ""
         self._count = 0
-        if not isinstance(request, Chat) and request.echo:
-            self._emit(request.prompt)
+        if isinstance(request, Complete) and request.echo:
+            self._emit(_prompt(request))
 
     def put(self, piece: str) -> bool:
         """Take one piece; True when the answer is over."""
@@ -232,6 +237,13 @@ class _Outlet:
 
     def _done(self, reason: FinishReason) -> None:
         self._sink.emit(Done(reason, Usage(completion_tokens=self._count)))
+
+
+def _prompt(request: Generate) -> str:
+    """The text to be continued; requests without one were refused before."""
+    assert isinstance(request, Complete)
+    assert isinstance(request.prompt, str)
+    return request.prompt
 
 
 def _import(path: Path) -> ModuleType:

@@ -10,13 +10,13 @@ import msgspec
 
 from inference_engine.adapters.http.openai import wire
 from inference_engine.adapters.http.openai.choices import (
-    Choice,
     Tally,
     chat_logprobs,
     delta_chars,
     text_logprobs,
 )
-from inference_engine.domain.results import Delta, Done, Served, TextDelta
+from inference_engine.domain.answers import Answer
+from inference_engine.domain.results import Delta, Done, Served, Written
 
 _ENCODER = msgspec.json.Encoder()
 DONE = b"data: [DONE]\n\n"
@@ -25,7 +25,7 @@ DONE = b"data: [DONE]\n\n"
 class Writer(Protocol):
     """Turns domain results into the JSON of one answer."""
 
-    def whole(self, choices: list[Choice], tally: Tally) -> bytes: ...
+    def whole(self, choices: list[Answer], tally: Tally) -> bytes: ...
 
     def opening(self, choices: int) -> bytes:
         """Events before the first delta."""
@@ -53,7 +53,7 @@ class ChatWriter:
         self._head = _Head("chatcmpl-", served, fingerprint)
         self._logprobs = logprobs
 
-    def whole(self, choices: list[Choice], tally: Tally) -> bytes:
+    def whole(self, choices: list[Answer], tally: Tally) -> bytes:
         head = self._head
         return _ENCODER.encode(
             wire.ChatCompletion(
@@ -124,7 +124,7 @@ class TextWriter:
         self._alternatives = alternatives
         self._offsets: dict[int, int] = {}
 
-    def whole(self, choices: list[Choice], tally: Tally) -> bytes:
+    def whole(self, choices: list[Answer], tally: Tally) -> bytes:
         return _ENCODER.encode(
             self._completion(
                 [
@@ -155,7 +155,7 @@ class TextWriter:
             choice = wire.CompletionChoice(delta.index, delta.text, self._next_logprobs(delta))
         return _event(self._completion([choice], served_by))
 
-    def _next_logprobs(self, delta: TextDelta) -> wire.CompletionLogprobs | None:
+    def _next_logprobs(self, delta: Written) -> wire.CompletionLogprobs | None:
         offset = self._offsets.setdefault(delta.index, 0)
         if self._alternatives is None or not delta.logprobs:
             return None

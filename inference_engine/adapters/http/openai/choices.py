@@ -1,37 +1,11 @@
-"""Gathers deltas into whole choices. Knows the domain, no JSON."""
+"""Usage and log probabilities as OpenAI writes them. Knows the domain, no JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from inference_engine.adapters.http.openai import wire
-from inference_engine.domain.results import Delta, Done, PositionLogprobs, TextDelta, Usage
-
-
-class Choice:
-    """One choice while it grows."""
-
-    __slots__ = ("done", "logprobs", "texts")
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-        self.logprobs: list[PositionLogprobs] = []
-        self.done: Done | None = None
-
-    def add(self, delta: Delta) -> None:
-        if isinstance(delta, Done):
-            self.done = delta
-        else:
-            self.texts.append(delta.text)
-            self.logprobs.extend(delta.logprobs)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    @property
-    def reason(self) -> str:
-        return self.done.reason if self.done else "stop"
+from inference_engine.domain.results import Done, PositionLogprobs, Usage, Written
 
 
 class Tally:
@@ -82,6 +56,6 @@ def chat_logprobs(positions: Sequence[PositionLogprobs]) -> wire.ChatLogprobs:
     )
 
 
-def delta_chars(delta: TextDelta) -> int:
+def delta_chars(delta: Written) -> int:
     """How far a delta's tokens move `text_offset`."""
     return sum(len(position.chosen.token) for position in delta.logprobs)

@@ -13,9 +13,10 @@ from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange, HttpError
 from inference_engine.adapters.http.openai import requests, wire
 from inference_engine.adapters.http.openai.answers import DONE, ChatWriter, TextWriter, Writer
-from inference_engine.adapters.http.openai.choices import Choice, Tally
+from inference_engine.adapters.http.openai.choices import Tally
 from inference_engine.adapters.http.openai.errors import body_of
 from inference_engine.core.logging import get_logger
+from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import EngineError, InferenceFailed, InvalidRequest
 from inference_engine.domain.results import Delta, Done, Served
 from inference_engine.services.inference import InferenceService
@@ -84,7 +85,7 @@ async def _answer(exchange: Exchange, body: wire.Common, reply: _Reply) -> None:
             usage = bool(body.stream_options and body.stream_options.include_usage)
             await _stream(exchange, reply, tally, usage=usage)
             return
-        choices = [Choice() for _ in range(reply.choices)]
+        choices = [Answer() for _ in range(reply.choices)]
         async for delta in deltas:
             choices[delta.index].add(delta)
             if isinstance(delta, Done):

@@ -14,7 +14,7 @@ from inference_engine.adapters.http.openai.wire import (
     ResponseFormat,
 )
 from inference_engine.domain.errors import InvalidRequest, UnknownField
-from inference_engine.domain.requests import Chat, Complete, Message, Role, Sampling
+from inference_engine.domain.requests import Chat, Complete, Constraint, JsonSchema, Message, Role, Sampling
 
 MAX_PROMPTS = 64
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -36,7 +36,7 @@ def chat(body: ChatRequest) -> Chat:
     return Chat(
         messages=tuple([_message(message, index) for index, message in enumerate(body.messages)]),
         sampling=_sampling(body, _chat_max_tokens(body), logprobs),
-        json_schema=_schema(body.response_format),
+        constraint=_constraint(body.response_format),
         choices=1 if body.n is None else body.n,
     )
 
@@ -53,9 +53,9 @@ def completions(body: CompletionRequest) -> list[Complete]:
     if body.echo and body.logprobs is not None:
         raise InvalidRequest("echo cannot give the logprobs of the prompt: leave one of the two out", param="logprobs")
     sampling = _sampling(body, body.max_tokens, body.logprobs)
-    schema = _schema(body.response_format)
+    constraint = _constraint(body.response_format)
     choices = 1 if body.n is None else body.n
-    return [Complete(prompt, sampling, schema, choices, bool(body.echo)) for prompt in _prompts(body.prompt)]
+    return [Complete(prompt, sampling, constraint, choices, bool(body.echo)) for prompt in _prompts(body.prompt)]
 
 
 def _prompts(prompt: str | list[Any]) -> list[str]:
@@ -152,13 +152,13 @@ def _bias(bias: dict[str, float]) -> dict[int, float]:
     return {int(token): value for token, value in bias.items()}
 
 
-def _schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:
+def _constraint(wanted: ResponseFormat | None) -> Constraint | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return {"type": "object"}
+        return JsonSchema({"type": "object"})
     if wanted.json_schema is None or wanted.json_schema.schema is None:
         raise InvalidRequest(
             "response_format of type json_schema needs json_schema.schema", param="response_format.json_schema"
         )
-    return wanted.json_schema.schema
+    return JsonSchema(wanted.json_schema.schema)

@@ -23,7 +23,7 @@ class Vocabulary(Protocol):
     @property
     def size(self) -> int: ...
 
-    def tokenize(self, text: str) -> list[int]: ...
+    def token_ids(self, text: str) -> list[int]: ...
 
 
 def delivered_ids(delivered: Delivered, echo: str, vocabulary: Vocabulary) -> list[int]:
@@ -37,7 +37,7 @@ def delivered_ids(delivered: Delivered, echo: str, vocabulary: Vocabulary) -> li
         if isinstance(piece, str):
             skipped = min(rest, len(piece))
             rest -= skipped
-            ids += vocabulary.tokenize(piece[skipped:]) if skipped < len(piece) else []
+            ids += vocabulary.token_ids(piece[skipped:]) if skipped < len(piece) else []
         else:
             ids += piece
     return ids
@@ -105,7 +105,7 @@ def _known(token: int, vocabulary: Vocabulary) -> int:
 def message_bodies(request: Chat) -> list[dict[str, Any]]:
     """The messages as a chat template takes them."""
     return [
-        {"role": message.role, "content": message.content, **({"name": message.name} if message.name else {})}
+        {"role": message.role, "content": message.text, **({"name": message.name} if message.name else {})}
         for message in request.messages
     ]
 

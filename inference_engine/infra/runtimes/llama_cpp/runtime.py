@@ -27,9 +27,9 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import Loaded, Sink
-from inference_engine.domain.requests import Chat, Generate
+from inference_engine.domain.requests import Chat, Complete, Constraint, Generate, JsonSchema, Transcribe
 from inference_engine.domain.results import Delivered, Done, Usage
-from inference_engine.domain.tensors import Tensors
+from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.llama_cpp import options as sizes
 from inference_engine.infra.runtimes.llama_cpp.generation import (
@@ -39,18 +39,18 @@ from inference_engine.infra.runtimes.llama_cpp.generation import (
     prompt_field,
 )
 from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
-from inference_engine.infra.runtimes.llama_cpp.grammar import MismatchError, remaining, to_gbnf
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
-from inference_engine.infra.runtimes.llama_cpp.json_schema import compile_schema
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
 from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.threads import thread_count
+from inference_engine.infra.text.grammar import MismatchError, remaining, to_gbnf
+from inference_engine.infra.text.json_schema import compile_schema
 
 _OPEN_THOUGHT = "<think>"
 
 
-class LlamaCppRuntime:
+class LlamaCppRuntime(RuntimeDefaults):
     """One GGUF model. `generate` may be called from `Loaded.concurrency` threads together.
 
     Close it before the process ends: an exit with work running aborts the process.
@@ -93,18 +93,17 @@ class LlamaCppRuntime:
             details=_details(head, properties, threads),
         )
 
-    def run(self, batch: Tensors) -> Tensors:  # noqa: ARG002  the port's shape
-        raise UnsupportedTask("a llama_cpp model generates text: ask it for a chat or a completion")
-
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
+        if isinstance(request, Transcribe):
+            raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
         prompt = self._prompt(request)
-        echo = "" if isinstance(request, Chat) or not request.echo else request.prompt
+        echo = prompt if isinstance(request, Complete) and request.echo else ""
         ids = delivered_ids(delivered, echo, self)
         limit = request.sampling.max_tokens
         if limit is not None and len(ids) >= limit:
             sink.emit(Done("length", Usage(len(self._tokenize(prompt, prompt=True)), len(ids))))
             return
-        grammar = None if request.json_schema is None else _grammar(request.json_schema, delivered.text[len(echo) :])
+        grammar = None if request.constraint is None else _grammar(request.constraint, delivered.text[len(echo) :])
         body = completion_body(prompt, request, ids, grammar, self, self._defaults)
         plan = Plan(
             prompt_field(request),
@@ -127,7 +126,12 @@ class LlamaCppRuntime:
         """How many tokens the vocabulary has."""
         return self._vocabulary
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, request: Generate) -> tuple[int, ...]:
+        if isinstance(request, Transcribe):
+            raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
+        return tuple(self._tokenize(self._prompt(request), prompt=True))
+
+    def token_ids(self, text: str) -> list[int]:
         """The ids of plain text in the middle of an answer."""
         if not self._spaced:
             return self._tokenize(text, prompt=False)
@@ -166,14 +170,16 @@ class LlamaCppRuntime:
             self.close()
             raise ModelLoadFailed(f"llama.cpp loaded the model but does not answer: {error}") from error
 
-    def _prompt(self, request: Generate) -> str:
-        if not isinstance(request, Chat):
+    def _prompt(self, request: Chat | Complete) -> str:
+        if isinstance(request, Complete):
+            if not isinstance(request.prompt, str):
+                raise UnsupportedTask("token ids as a prompt are not supported: send text", param="prompt")
             return request.prompt
         if not self._chat:
             raise UnsupportedTask(
                 "this model has no chat template: use completions, or set options.chat_template in model.yaml"
             )
-        constrained = request.json_schema is not None
+        constrained = request.constraint is not None
         try:
             prompt = self._http.apply_template(
                 message_bodies(request), {"enable_thinking": False} if constrained else {}
@@ -198,9 +204,11 @@ class LlamaCppRuntime:
             raise InferenceFailed("llama.cpp ended the answer without a final chunk")
 
 
-def _grammar(schema: dict[str, Any], given: str) -> str:
-    """The grammar that binds an answer to `schema` after `given`, the part of it that is there already."""
-    root, rules = compile_schema(schema)
+def _grammar(constraint: Constraint, given: str) -> str:
+    """The grammar that binds an answer to `constraint` after `given`, the part of it that is there already."""
+    if not isinstance(constraint, JsonSchema):
+        raise InvalidRequest("only JSON schemas can bind the answer of this model", param="response_format")
+    root, rules = compile_schema(constraint.schema)
     try:
         return to_gbnf(remaining(root, rules, given), rules)
     except MismatchError as error:

@@ -16,7 +16,7 @@ import json
 from typing import Any
 
 from inference_engine.domain.errors import InvalidRequest
-from inference_engine.infra.runtimes.llama_cpp.grammar import (
+from inference_engine.infra.text.grammar import (
     Chars,
     Choice,
     Node,
@@ -29,7 +29,7 @@ from inference_engine.infra.runtimes.llama_cpp.grammar import (
     left_recursive,
     optional,
 )
-from inference_engine.infra.runtimes.llama_cpp.number_ranges import FRACTION, digits_between, number_in_range
+from inference_engine.infra.text.number_ranges import FRACTION, digits_between, number_in_range
 
 MAX_BYTES = 65536
 MAX_DEPTH = 64  # steps of a JSON pointer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inference_engine.infra.runtimes.llama_cpp.grammar import (
+from inference_engine.infra.text.grammar import (
     Chars,
     Choice,
     Node,

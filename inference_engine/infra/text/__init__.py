@@ -1,0 +1,1 @@
+"""What generating text needs below the port, whatever the runtime: grammars that bind it, and reading it."""
