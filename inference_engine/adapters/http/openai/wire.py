@@ -35,6 +35,8 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     # what the assistant thought, as DeepSeek and llama-server, and as newer vLLM write it
     reasoning_content: str | None = None
     reasoning: str | None = None
+    # what LiteLLM notes for itself; the answer is the same without it
+    provider_specific_fields: Any = None
     # refused unless they say nothing
     refusal: Any = None
     function_call: Any = None
