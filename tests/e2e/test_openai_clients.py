@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from inference_engine import Engine
+from inference_engine.domain.errors import InvalidRequest
 from tests.conftest import ROOT, LiveServer
 from tests.fixtures.python_models import ACTOR, python_model
 
@@ -221,6 +224,62 @@ def test_a_stream_of_tool_calls_goes_on_when_its_runner_is_killed(
     assert [json.loads(text) for text in calls.values()] == CITIES
     assert len(set(ids)) == 2
     assert live.stop() == 0
+
+
+# -- without a server, and from the command line ---------------------------------------------------------------------
+
+
+def test_the_python_api(acting: LiveServer, tmp_path: Path) -> None:
+    models = acting.log.parent / "models"
+    tool = {"name": "weather", "description": "", "parameters": WEATHER["function"]["parameters"]}
+    with Engine(models=models, state_dir=tmp_path) as engine:
+        answer = engine.answer("actor", "What of Rome and Oslo?", tools=[tool], reasoning="low")
+        assert [json.loads(call.arguments) for call in answer.tool_calls] == CITIES
+        assert (answer.reasoning, answer.reason) == ("let me think", "tool_calls")
+        calls = {"role": "assistant", "content": "", "tool_calls": answer.tool_calls}
+        results = [{"role": "tool", "content": "sun", "tool_call_id": call.id} for call in answer.tool_calls]
+        messages: Any = [{"role": "user", "content": "What of Rome and Oslo?"}, calls, *results]
+        assert engine.chat("actor", messages, tools=[tool]) == "The tools say: sun and sun"
+        stream = engine.generate("actor", "What of Rome and Oslo?", tools=[tool], tool_choice="required")
+        assert list(stream) == []
+        assert len(stream.answer.tool_calls) == 2
+        assert stream.finish_reason == "tool_calls"
+        image = {"role": "user", "content": [{"type": "image", "data": b"123"}, {"type": "text", "text": "look"}]}
+        assert engine.chat("actor", [image]) == "You said: image of 3 bytes, look"
+        assert engine.embed("actor", "one").vectors.tolist() == [[3, 1, 1]]
+        assert engine.rerank("actor", "sky", ["grass", "sky"]).scores.tolist() == [0, 1]
+        sound = tmp_path / "a.wav"
+        sound.write_bytes(b"RIFF")
+        assert engine.transcribe("actor", sound).text == "one two three"
+        assert engine.transcribe("actor", b"RIFF", timestamps=True).segments[2].end_s == 3
+        assert engine.tokenize("actor", prompt="two words") == (3, 5)
+        for options, words in (
+            ({"tools": [{"nam": "x"}]}, "tools"),
+            ({"reasoning": "endless"}, "reasoning"),
+            ({"tool_choice": "maybe"}, "tool_choice"),
+            ({"regex": "a", "grammar": "b"}, "give one of"),
+            ({"messages": None, "prompt": "x", "tools": [tool]}, "tools"),
+        ):
+            given: dict[str, Any] = {"messages": "hi"} | options
+            with pytest.raises(InvalidRequest, match=words):
+                list(engine.generate("actor", **given))
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            engine.transcribe("actor", tmp_path / "nothing")
+
+
+def test_the_command_line(acting: LiveServer, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+
+    def run(*arguments: str) -> Any:
+        command = [sys.executable, "-m", "inference_engine", *arguments, "--server", acting.url, "--json"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert run("embed", "actor", "two words")["embeddings"] == [[9, 2, 1]]
+    assert run("rerank", "actor", "sky", "grass", "sky")["results"][0] == {"index": 1, "score": 1, "document": "sky"}
+    spoken = run("transcribe", "actor", "a.wav", "--timestamps")
+    assert (spoken["text"], len(spoken["segments"])) == ("one two three", 3)
 
 
 # -- langchain -------------------------------------------------------------------------------------------------------
