@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import cast
 
+import msgspec
 import psutil
 
 from inference_engine.core.logging import get_logger
@@ -57,6 +58,16 @@ class _Stream:
         return self.items.popleft()
 
 
+class _Batch(msgspec.Struct, eq=False):
+    """A batch that the runner has not answered yet, wanted or not. Its `blocks` of shared memory stay taken until then:
+    the runner may be reading them."""
+
+    rows: Sequence[int]
+    answer: asyncio.Future[BatchResult]
+    lost: Callable[[ProcessLost], None]
+    blocks: list[int]
+
+
 class RunnerProcess(asyncio.Protocol):
     """A live process and its socket. Used by one event loop."""
 
@@ -71,7 +82,7 @@ class RunnerProcess(asyncio.Protocol):
         self._reader = frames.server_reader()
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
-        self._batches: dict[int, asyncio.Future[frames.Ran]] = {}
+        self._batches: dict[int, _Batch] = {}
         self._streams: dict[int, _Stream] = {}
         self._kill_reason = ""
         self._next_id = 0
@@ -150,8 +161,9 @@ class RunnerProcess(asyncio.Protocol):
         if not self._ready.done():
             self._ready.set_exception(ModelLoadFailed(self._obituary("while loading")))
         for batch in self._batches.values():
-            if not batch.done():
-                batch.set_exception(ProcessLost(self.epitaph))
+            if not batch.answer.done():
+                batch.lost(ProcessLost(self.epitaph))
+        self._batches.clear()
         for stream in self._streams.values():
             stream.put(None)
         self._to_runner.close()
@@ -196,16 +208,25 @@ class RunnerProcess(asyncio.Protocol):
                 pass
 
     def _batch_ended(self, frame: frames.Ran | frames.RunError) -> None:
-        batch = self._batches.get(frame.id)
-        wanted = batch is not None and not batch.done()
-        if isinstance(frame, frames.Ran):
-            self.useful = True
-            if batch is not None and wanted:
-                batch.set_result(frame)
-            else:
-                self._release(frame)
-        elif batch is not None and wanted:
-            batch.set_exception(frame.error.restore())
+        self._cancelled_at.pop(frame.id, None)
+        batch = self._batches.pop(frame.id)
+        for block in batch.blocks:
+            self._to_runner.free(block)
+        wanted = not batch.answer.done()
+        if isinstance(frame, frames.RunError):
+            if wanted:
+                batch.answer.set_exception(frame.error.restore())
+            return
+        self.useful = True
+        if not wanted:
+            self._release(frame)
+            return
+        try:
+            result = BatchResult(split(self._collect(frame), batch.rows), frame.compute_s)
+        except Exception as error:
+            batch.answer.set_exception(error)
+        else:
+            batch.answer.set_result(result)
 
     def _load_ended(self, frame: frames.Ready | frames.LoadError) -> None:
         if self._ready.done():
@@ -226,50 +247,30 @@ class RunnerProcess(asyncio.Protocol):
         self._next_id += 1
         return self._next_id
 
-    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
-        """Compute one merged batch.
+    def run(
+        self,
+        parts: Sequence[Tensors],
+        rows: Sequence[int],
+        answer: asyncio.Future[BatchResult],
+        lost: Callable[[ProcessLost], None],
+    ) -> None:
+        """Have one merged batch computed and its result put into `answer`; cancelling that cancels the computation.
+
+        `lost` is called instead when the process ends first.
 
         Raises:
-            ProcessLost; EngineError from the runtime.
+            ProcessLost: it has ended already.
         """
         tensors, blocks = pack(parts, self._to_runner)
         id = self._new_id()
-        answer: asyncio.Future[frames.Ran] = asyncio.get_running_loop().create_future()
-        self._batches[id] = answer
         try:
             self._send(frames.Run(id, tensors))
-            ran = await answer
-            return BatchResult(split(self._collect(ran), rows), ran.compute_s)
-        except asyncio.CancelledError:
-            if answer.cancelled():
-                self._cancel(id)
-            elif answer.exception() is None:  # it was computed just before nobody wanted it any more
-                self._release(answer.result())
-            raise
-        finally:
-            self._forget_batch(id, answer, blocks)
-
-    def _forget_batch(self, id: int, answer: asyncio.Future[frames.Ran], blocks: list[int]) -> None:
-        """Blocks of a cancelled batch stay taken until the runner has answered: it may still be reading them."""
-        if answer.cancelled() and not self.ended.done():
-            late: asyncio.Future[frames.Ran] = asyncio.get_running_loop().create_future()
-            late.add_done_callback(lambda done: self._late_answer(id, done, blocks))
-            self._batches[id] = late
-            return
-        self._batches.pop(id, None)
-        if not self.ended.done():
+        except ProcessLost:
             for block in blocks:
                 self._to_runner.free(block)
-
-    def _late_answer(self, id: int, done: asyncio.Future[frames.Ran], blocks: list[int]) -> None:
-        self._batches.pop(id, None)
-        self._cancelled_at.pop(id, None)
-        if self.ended.done() or (done.exception() and isinstance(done.exception(), ProcessLost)):
-            return
-        if done.exception() is None:
-            self._release(done.result())
-        for block in blocks:
-            self._to_runner.free(block)
+            raise
+        self._batches[id] = _Batch(rows, answer, lost, blocks)
+        answer.add_done_callback(lambda answer: self._cancel(id) if answer.cancelled() else None)
 
     def _collect(self, ran: frames.Ran) -> dict[str, Array]:
         """Outputs as arrays of our own: what lies in shared memory is copied, and the block given back."""
@@ -281,9 +282,9 @@ class RunnerProcess(asyncio.Protocol):
         return outputs
 
     def _release(self, ran: frames.Ran) -> None:
-        with contextlib.suppress(ProcessLost):
-            for tensor in ran.tensors:
-                if tensor.offset >= 0:
+        for tensor in ran.tensors:
+            if tensor.offset >= 0:
+                with contextlib.suppress(ProcessLost):
                     self._send(frames.Release(tensor.offset))
 
     async def generate(self, request: Generate, delivered: Delivered) -> AsyncGenerator[Delta]:

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import UNSET
 
 from inference_engine.adapters.http.decoding import convert
-from inference_engine.adapters.http.v2.wire import BY_KIND, ELEMENTS, InferInput
+from inference_engine.adapters.http.v2.wire import BY_CHAR, ELEMENTS, InferInput
 from inference_engine.domain.errors import InferenceFailed, InvalidTensor
 from inference_engine.domain.tensors import Array
 
@@ -40,7 +40,7 @@ def from_json(tensor: InferInput) -> Array:
     try:
         if tensor.datatype == "BYTES":
             return _objects([text.encode() for text in data], shape)
-        return np.array(data, tensor.dtype).reshape(shape)
+        return np.fromiter(data, tensor.dtype, len(data)).reshape(shape)
     except (TypeError, ValueError):  # a list among scalars
         raise InvalidTensor(f"input {tensor.name!r} mixes lists and elements", param=tensor.name) from None
     except AttributeError:
@@ -126,8 +126,7 @@ def datatype_of(name: str, array: Array) -> str:
     Raises:
         InferenceFailed: v2 has no such datatype.
     """
-    dtype = array.dtype
-    datatype = "BYTES" if dtype.kind in "OSU" else BY_KIND.get((dtype.kind, dtype.itemsize))
+    datatype = BY_CHAR.get(array.dtype.char)
     if datatype is None:
         raise InferenceFailed(f"output {name!r} is {array.dtype.name}, which v2 has no datatype for", param=name)
     return datatype
