@@ -10,7 +10,7 @@ from inference_engine.adapters.http.exchange import WHOLE_ANSWER
 
 
 class WholeAnswersProtocol(HttpToolsProtocol):
-    """Offers the ASGI extension `WHOLE_ANSWER`: head and body of an answer are given in one call and written at once.
+    """Offers the ASGI extension `WHOLE_ANSWER`: head and body of an answer are given in one call.
 
     The two `send` calls that it replaces check, render and count every header of every answer anew, which costs as much
     as decoding a small request.
@@ -45,7 +45,8 @@ class WholeAnswersProtocol(HttpToolsProtocol):
         if defaults is not self._defaults:  # uvicorn makes them anew every second, for the date
             self._defaults = defaults
             self._default_lines = b"".join(b"%b: %b\r\n" % header for header in defaults)
-        self.transport.write(b"".join((STATUS_LINE[status], self._default_lines, lines, b"\r\n", body)))
+        self.transport.write(b"".join((STATUS_LINE[status], self._default_lines, lines, b"\r\n")))
+        self.transport.write(body)
         cycle.waiting_for_100_continue = False
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()

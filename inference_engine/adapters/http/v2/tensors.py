@@ -20,6 +20,7 @@ from inference_engine.domain.errors import InferenceFailed, InvalidTensor
 from inference_engine.domain.tensors import Array
 
 BINARY_SIZE = "binary_data_size"
+_PACKED_FROM = 64  # elements from which on struct reads a list of floats faster than numpy does
 
 
 def from_json(tensor: InferInput) -> Array:
@@ -40,8 +41,10 @@ def from_json(tensor: InferInput) -> Array:
     try:
         if tensor.datatype == "BYTES":
             return _objects([text.encode() for text in data], shape)
+        if tensor.datatype == "FP32" and len(data) >= _PACKED_FROM:
+            return np.frombuffer(struct.pack(f"<{len(data)}f", *data), tensor.dtype).reshape(shape)
         return np.fromiter(data, tensor.dtype, len(data)).reshape(shape)
-    except (TypeError, ValueError):  # a list among scalars
+    except (TypeError, ValueError, struct.error):  # a list among scalars
         raise InvalidTensor(f"input {tensor.name!r} mixes lists and elements", param=tensor.name) from None
     except AttributeError:
         raise InvalidTensor(f"input {tensor.name!r} mixes lists and strings", param=tensor.name) from None
