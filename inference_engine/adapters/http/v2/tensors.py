@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -158,4 +159,6 @@ def to_binary(array: Array) -> bytes:
     if array.dtype.kind in "OSU":
         items = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel().tolist()]
         return b"".join(part for item in items for part in (struct.pack("<I", len(item)), item))
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    if array.dtype.isnative and sys.byteorder == "little":
+        return array.tobytes()
+    return array.astype(array.dtype.newbyteorder("<")).tobytes()
