@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -130,10 +131,12 @@ class RunnerProcess(asyncio.Protocol):
         return process
 
     loaded: Loaded
+    _socket: socket.socket
 
     async def _connect(self, ours: socket.socket, log_read: int) -> None:
         loop = asyncio.get_running_loop()
         ours.setblocking(False)
+        self._socket = ours
         await loop.create_connection(lambda: self, sock=ours)
         await loop.connect_read_pipe(lambda: _LogReader(self._log_tail, self.popen.pid), os.fdopen(log_read, "rb"))
 
@@ -241,7 +244,13 @@ class RunnerProcess(asyncio.Protocol):
     def _send(self, frame: frames.ToRunner) -> None:
         if self._transport is None or not self.open:
             raise ProcessLost(self.epitaph)
-        self._transport.write(frames.encode(frame))
+        data = frames.encode(frame)
+        if self._transport.get_write_buffer_size() == 0:
+            # uvloop would write only after everything else that is ready has run, while the runner waits.
+            with contextlib.suppress(OSError):
+                del data[: self._socket.send(data)]
+        if data:
+            self._transport.write(data)
 
     def _new_id(self) -> int:
         self._next_id += 1
@@ -270,7 +279,12 @@ class RunnerProcess(asyncio.Protocol):
                 self._to_runner.free(block)
             raise
         self._batches[id] = _Batch(rows, answer, lost, blocks)
-        answer.add_done_callback(lambda answer: self._cancel(id) if answer.cancelled() else None)
+        answer.add_done_callback(partial(self._dropped, id))
+
+    def _dropped(self, id: int, answer: asyncio.Future[BatchResult]) -> None:
+        """Nobody waits for the batch, unless it was answered; the runner may have done so since."""
+        if answer.cancelled() and id in self._batches:
+            self._cancel(id)
 
     def _collect(self, ran: frames.Ran) -> dict[str, Array]:
         """Outputs as arrays of our own: what lies in shared memory is copied, and the block given back."""
