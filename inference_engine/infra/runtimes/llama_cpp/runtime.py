@@ -27,7 +27,7 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import Loaded, Sink
-from inference_engine.domain.requests import Chat, Complete, Constraint, Generate, JsonSchema, Transcribe
+from inference_engine.domain.requests import Chat, Complete, Constraint, Generate, Transcribe
 from inference_engine.domain.results import Delivered, Done, Usage
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.infra.runtimes.files import artifact_path
@@ -44,8 +44,8 @@ from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, S
 from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.threads import thread_count
-from inference_engine.infra.text.grammar import MismatchError, remaining, to_gbnf
-from inference_engine.infra.text.json_schema import compile_schema
+from inference_engine.infra.text.constraints import compile_constraint
+from inference_engine.infra.text.grammar import MismatchError
 
 _OPEN_THOUGHT = "<think>"
 
@@ -206,13 +206,10 @@ class LlamaCppRuntime(RuntimeDefaults):
 
 def _grammar(constraint: Constraint, given: str) -> str:
     """The grammar that binds an answer to `constraint` after `given`, the part of it that is there already."""
-    if not isinstance(constraint, JsonSchema):
-        raise InvalidRequest("only JSON schemas can bind the answer of this model", param="response_format")
-    root, rules = compile_schema(constraint.schema)
     try:
-        return to_gbnf(remaining(root, rules, given), rules)
+        return compile_constraint(constraint).after(given).gbnf()
     except MismatchError as error:
-        raise RunnerLost(f"an answer bound to a JSON schema cannot be continued: {error}") from error
+        raise RunnerLost(f"an answer bound to a constraint cannot be continued: {error}") from error
 
 
 def _params(options: LlamaCppOptions, path: Path, *, device: str, threads: int) -> Any:
