@@ -6,6 +6,7 @@ boundaries, flags) and anchors in the middle are refused by name, with their pla
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -300,13 +301,13 @@ class _Parser:
             end = self._pattern.find("}", self._at)
             text = self._pattern[self._at : max(end, self._at)]
             self._at = end + 1
+            digits = len(text)
         else:
             text = self._pattern[self._at : self._at + digits]
             self._at += digits
-        try:
-            return ord(_writable(chr(int(text, 16)), self._error))
-        except (ValueError, OverflowError):
-            raise self._error(f"\\{character} needs {digits} hexadecimal digits of a character", place) from None
+        if len(text) != digits or not re.fullmatch("[0-9A-Fa-f]{1,8}", text) or int(text, 16) > _TOP:
+            raise self._error(f"\\{character} is not followed by the hexadecimal digits of a character", place)
+        return ord(_writable(chr(int(text, 16)), self._error))
 
     def _class(self, place: int) -> Node:
         negated = self._take("^")
