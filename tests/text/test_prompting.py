@@ -78,7 +78,6 @@ def test_a_thought_that_the_template_opens_is_closed_where_none_is_wanted() -> N
 def test_a_template_that_knows_tools_gets_them() -> None:
     given = template_input(Chat(TALK, tools=TOOLS), style_of(HERMES))
     assert [tool["function"]["name"] for tool in given.tools or ()] == ["get_weather", "add", "now"]
-    function = {"name": "add", "arguments": {"a": 1, "b": 2}}
     assert given.messages[2] == {
         "role": "assistant",
         "content": "",

@@ -47,6 +47,12 @@ class AnswerForm:
     stop: tuple[str, ...] = ()
 
     @property
+    def markers(self) -> tuple[str, ...]:
+        """The texts that must reach the reader even where they are control tokens."""
+        syntax = self.syntax.markers if self.syntax else ()
+        return (*syntax, *((self.thought.open, self.thought.close) if self.thought else ()))
+
+    @property
     def anchored(self) -> bool:
         """Whether a call counts only where the answer begins."""
         return self.bound or (self.syntax is not None and self.syntax.anchored)

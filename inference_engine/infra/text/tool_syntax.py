@@ -127,11 +127,6 @@ class ChatStyle:
     thought: Thought | None = None
     switches: frozenset[str] = frozenset()
 
-    @property
-    def markers(self) -> tuple[str, ...]:
-        """The texts that must reach the reader even where they are control tokens."""
-        return (*self.syntax.markers, *((self.thought.open, self.thought.close) if self.thought else ()))
-
 
 def detect_style(template: str | None) -> ChatStyle:
     """The style of the models that have this chat template (Jinja text); None where there is no template."""
