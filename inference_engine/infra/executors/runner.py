@@ -13,7 +13,7 @@ from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, ModelNotReady, RunnerLost
 from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, StoredModel
 from inference_engine.domain.requests import Generate
-from inference_engine.domain.results import Delivered, Delta, Done
+from inference_engine.domain.results import Delivered, Delta, Done, ReasoningDelta
 from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.executors.process import ProcessLost, RunnerProcess
 
@@ -257,6 +257,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self.deltas = 0
+        self._reasoning_tokens = 0
         self._text: list[str] = []
         self._pieces: list[str | tuple[int, ...]] = []
 
@@ -266,6 +267,8 @@ class _Progress:
             self.deltas += 1
             self._text.append(raw)
             self._pieces.append(delta.tokens or raw)
+            if isinstance(delta, ReasoningDelta):
+                self._reasoning_tokens += len(delta.tokens) or 1
 
     def delivered(self) -> Delivered:
-        return Delivered("".join(self._text), tuple(self._pieces))
+        return Delivered("".join(self._text), tuple(self._pieces), self._reasoning_tokens)
