@@ -25,7 +25,12 @@ def user_code(kind: type[ModelError], folder: Path) -> Iterator[None]:
     except EngineError:
         raise
     except (Exception, SystemExit) as error:  # the border to foreign code: anything may come
-        raise kind(f"{type(error).__name__}: {error}{_place(error, folder)}") from error
+        raise blamed(kind, error, folder) from error
+
+
+def blamed(kind: type[ModelError], error: BaseException, folder: Path) -> ModelError:
+    """`error` of the user's code as a `kind`, with its place in the user's file."""
+    return kind(f"{type(error).__name__}: {error}{_place(error, folder)}")
 
 
 def import_file(path: Path) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,19 @@ def numbers(value: Any, method: str, shape: tuple[int, ...]) -> Array:
     return array
 
 
+@cache
+def _dtype(name: str) -> np.dtype[Any] | None:
+    """numpy's dtype object for a signature's word; none for `bytes`, which may be held in several ways."""
+    return None if name == "bytes" else np.dtype(name)
+
+
+def _is_as_declared(array: Array, spec: TensorSpec) -> bool:
+    return type(array) is np.ndarray and array.dtype is _dtype(spec.dtype) and array.ndim == len(spec.shape)
+
+
 def _output(name: Any, value: Any, spec: TensorSpec | None) -> Array:
+    if spec is not None and isinstance(value, np.ndarray) and _is_as_declared(value, spec):
+        return value
     if not isinstance(name, str):
         raise InferenceFailed(f"predict returned an output named {name!r}: names must be strings")
     try:
@@ -66,4 +79,7 @@ def _as_bytes(name: str, array: Array) -> Array:
 
 def _own(array: Array, inputs: Tensors) -> Array:
     """`array`, copied when it may be a view of an input: inputs are gone after the call."""
-    return array.copy() if any(np.may_share_memory(array, given) for given in inputs.values()) else array
+    for given in inputs.values():
+        if array is given or np.may_share_memory(array, given):
+            return array.copy()
+    return array

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from inference_engine.domain.errors import (
+    EngineError,
     InferenceFailed,
     InvalidManifest,
     InvalidRequest,
@@ -21,12 +22,12 @@ from inference_engine.domain.errors import (
     RunnerLost,
     UnsupportedTask,
 )
-from inference_engine.domain.model import Manifest, Signature
+from inference_engine.domain.model import Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Loaded, Media, Sink
 from inference_engine.domain.requests import Chat, Complete, Generate, Kind, Message, TextPart, Transcribe
 from inference_engine.domain.results import Delivered
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
-from inference_engine.domain.tensors import Tensors
+from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import (
     DOCUMENT,
     EMBEDDING,
@@ -39,7 +40,7 @@ from inference_engine.domain.text_tensors import (
     texts_of,
 )
 from inference_engine.infra.runtimes.files import artifact_path
-from inference_engine.infra.runtimes.python.loading import import_file, siblings_importable, user_code
+from inference_engine.infra.runtimes.python.loading import blamed, import_file, siblings_importable, user_code
 from inference_engine.infra.runtimes.python.outputs import numbers, predicted
 from inference_engine.infra.runtimes.python.pieces import Outlet
 
@@ -61,6 +62,8 @@ class PythonRuntime(RuntimeDefaults):
         self._module: ModuleType | None = None
         self._folder = Path()
         self._signature: Signature | None = None
+        self._outputs: dict[str, TensorSpec] = {}
+        self._predict: Callable[[dict[str, Array]], Any] | None = None
         self._takes: frozenset[str] = frozenset()
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -83,6 +86,8 @@ class PythonRuntime(RuntimeDefaults):
                 raise InvalidManifest(f"{name} has no load method to take the options", param="options")
         kinds = self._kinds(name)
         self._signature = manifest.signature or self._own_signature(kinds)
+        self._outputs = {spec.name: spec for spec in self._signature.outputs} if self._signature else {}
+        self._predict = getattr(self._model, "predict", None)
         if "predict" in kinds and self._signature is None:
             raise InvalidManifest(
                 f"{name}.predict needs a signature: declare it in model.yaml or as class attributes inputs and outputs",
@@ -95,17 +100,22 @@ class PythonRuntime(RuntimeDefaults):
         return Loaded(kinds, self._signature, concurrency=concurrency, media=self._media(), details=details)
 
     def run(self, batch: Tensors) -> Tensors:
+        if self._predict is None:
+            return self._run_texts(batch)
+        try:  # not `user_code`: for a quick model a context manager takes longer than the model
+            result = self._predict(dict(batch))
+        except EngineError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise blamed(InferenceFailed, error, self._folder) from error
+        return predicted(result, batch, self._outputs)
+
+    def _run_texts(self, batch: Tensors) -> Tensors:
         if TEXT in batch and hasattr(self._model, "embed"):
             return self._embed(batch)
         if QUERY in batch and hasattr(self._model, "rerank"):
             return self._rerank(batch)
-        if not hasattr(self._model, "predict"):
-            raise UnsupportedTask("this model's class has no predict method")
-        with user_code(InferenceFailed, self._folder):
-            result = self._model.predict(dict(batch))
-        return predicted(
-            result, batch, {spec.name: spec for spec in self._signature.outputs} if self._signature else {}
-        )
+        raise UnsupportedTask("this model's class has no predict method")
 
     def _embed(self, batch: Tensors) -> Tensors:
         texts = texts_of(batch[TEXT])
@@ -139,7 +149,7 @@ class PythonRuntime(RuntimeDefaults):
 
     def tokenize(self, request: Generate) -> tuple[int, ...]:
         if not hasattr(self._model, "tokenize"):
-            raise UnsupportedTask("this model's class has no tokenize method", param="model")
+            raise UnsupportedTask("this model's class has no tokenize method: its tokens are unknown", param="model")
         if isinstance(request, Transcribe):
             raise UnsupportedTask("speech has no prompt to be split into tokens", param="model")
         self._check(request)
@@ -151,7 +161,7 @@ class PythonRuntime(RuntimeDefaults):
                 with user_code(InferenceFailed, self._folder):
                     self._model.close()
         finally:
-            self._model = None
+            self._model = self._predict = None
             if self._module is not None:
                 sys.modules.pop(self._module.__name__, None)
 
