@@ -29,7 +29,7 @@ def user_code(kind: type[ModelError], folder: Path) -> Iterator[None]:
 
 
 def blamed(kind: type[ModelError], error: BaseException, folder: Path) -> ModelError:
-    """`error` of the user's code as a `kind`, with its place in the user's file."""
+    """What the user's code raised, as `kind`, naming the place in the user's file."""
     return kind(f"{type(error).__name__}: {error}{_place(error, folder)}")
 
 

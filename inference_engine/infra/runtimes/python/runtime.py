@@ -101,7 +101,7 @@ class PythonRuntime(RuntimeDefaults):
 
     def run(self, batch: Tensors) -> Tensors:
         if self._predict is None:
-            return self._run_texts(batch)
+            return self._texts(batch)
         try:  # not `user_code`: for a quick model a context manager takes longer than the model
             result = self._predict(dict(batch))
         except EngineError:
@@ -110,7 +110,7 @@ class PythonRuntime(RuntimeDefaults):
             raise blamed(InferenceFailed, error, self._folder) from error
         return predicted(result, batch, self._outputs)
 
-    def _run_texts(self, batch: Tensors) -> Tensors:
+    def _texts(self, batch: Tensors) -> Tensors:
         if TEXT in batch and hasattr(self._model, "embed"):
             return self._embed(batch)
         if QUERY in batch and hasattr(self._model, "rerank"):
