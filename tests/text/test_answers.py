@@ -108,6 +108,14 @@ def test_stop_strings_end_the_text_but_not_thoughts_or_arguments() -> None:
         assert (reading.text, reading.reader.stopped) == ("one ", True)
         assert reading.reader.reason("length") == "stop"
     assert read(form, ["one S", "o"]).text == "one So"
+    for pieces in ([text], list(text)):
+        assert read(form_of(style_of(HERMES, THINK), stop=("o", "_", "\n<")), pieces).calls == [
+            ("get_weather", '{"city": "END"}')
+        ]
+    blank = form_of(style_of(HERMES), stop=("\n",))
+    for pieces in (["a\n"], ["a", "\n"], ["a\nb"]):
+        reading = read(blank, pieces)
+        assert (reading.text, reading.reader.reason("stop")) == ("a", "stop")
     assert read(AnswerForm(stop=("\n\n",)), ["a\n", "\nb"]).text == "a"
 
 

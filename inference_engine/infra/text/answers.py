@@ -14,6 +14,7 @@ from inference_engine.domain.requests import Chat, Complete, Tool
 from inference_engine.infra.text.avoiding import text_unless, text_until
 from inference_engine.infra.text.constraints import compile_constraint
 from inference_engine.infra.text.grammar import (
+    EMPTY,
     Choice,
     Language,
     Node,
@@ -27,7 +28,9 @@ from inference_engine.infra.text.json_schema import compile_schema
 from inference_engine.infra.text.tool_syntax import ChatStyle, Hole, Steps, Thought, ToolSyntax
 
 MAX_CALLS = 32
-_SPACE = Repeat(chars("\t\n  "), 0, 4)
+_SPACE = Repeat(chars("\n\n  "), 0, 1)  # inside a call
+_GAP = Repeat(chars("\n\n  "), 0, 2)  # before a call, after a thought
+_TIGHT = Choice((EMPTY, Text(" ")))
 _ID = Repeat(chars("azAZ09"), 1, 32)
 
 
@@ -108,10 +111,10 @@ def _after_thought(body: Node, request: Chat, thought: Thought | None, thinking:
     if thought is None or (request.reasoning == "none" and not thinking):
         return body
     rules["answer"] = body
-    rules |= text_until("thought", {thought.close: Sequence((_SPACE, Rule("answer")))}, may_end=False)
+    rules |= text_until("thought", {thought.close: Sequence((_GAP, Rule("answer")))}, may_end=False)
     if thinking:
         return Rule("thought0")
-    return Choice((Sequence((_SPACE, Text(thought.open), Rule("thought0"))), Rule("answer")))
+    return Choice((Sequence((_GAP, Text(thought.open), Rule("thought0"))), Rule("answer")))
 
 
 class _Calls:
@@ -127,12 +130,13 @@ class _Calls:
             for place, tool in enumerate(tools)
             if choice.name is None or tool.name == choice.name
         ]
+        rules["space"] = _TIGHT  # of all JSON in this answer: models write calls in one line
         rules["call"] = self._call()
         rules["calls"] = self._calls()
 
     def alone(self) -> Node:
         """Calls, and nothing but calls."""
-        return Sequence((_SPACE, self._opener(), Rule("calls")))
+        return Sequence((_GAP, self._opener(), Rule("calls")))
 
     def after_text(self, thought: Thought | None) -> Node:
         """Free text that may lead to calls."""
@@ -153,7 +157,7 @@ class _Calls:
         """What follows the first opener."""
         syntax = self._syntax
         if syntax.again is None:
-            next_: Node = Sequence((_SPACE, self._opener(), *_nodes(syntax.begin), Rule("call")))
+            next_: Node = Sequence((_GAP, self._opener(), *_nodes(syntax.begin), Rule("call")))
         else:
             next_ = Sequence((*_nodes(syntax.again), Rule("call")))
         more = (Repeat(next_, 0, MAX_CALLS - 1),) if self._several else ()
