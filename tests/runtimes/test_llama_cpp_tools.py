@@ -24,7 +24,7 @@ from inference_engine.domain.requests import (
 )
 from inference_engine.domain.results import Delivered, Delta, Done, ReasoningDelta, ToolCallDelta
 from inference_engine.infra.runtimes.llama_cpp import LlamaCppRuntime
-from tests.fixtures.tiny_gguf import CHATML, Size, tiny_gguf
+from tests.fixtures.tiny_gguf import CHATML, SPECIALS, Size, tiny_gguf
 from tests.fixtures.tools_template import TOOLS_SPECIALS, TOOLS_TEMPLATE
 from tests.runtimes.conftest import answer, llama_manifest
 
@@ -284,6 +284,24 @@ def test_a_tool_that_cannot_be_called_is_refused(model: LlamaCppRuntime, paramet
     with pytest.raises(InvalidRequest, match="'broken'") as caught:
         answer(model, Chat(ASK, GREEDY, tools=(Tool("broken", parameters=parameters),)))
     assert caught.value.param == "tools"
+
+
+def test_channels_of_control_tokens_are_read(tmp_path: Path) -> None:
+    tokens = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>")
+    template = (
+        "{% if tools %}{{ tools | tojson }} in <|channel|>commentary to= <|constrain|>json{% endif %}"
+        "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant"
+    )
+    tiny_gguf(tmp_path / "model.gguf", Size(context=2048), template=template, specials=(*SPECIALS, *tokens))
+    runtime = LlamaCppRuntime()
+    runtime.load(llama_manifest(), tmp_path)
+    end = runtime._http.split("<|end|>", add_special=False, parse_special=True)[0]
+    sampling = Sampling(max_tokens=300, temperature=1.0, seed=3, logit_bias={end: 20.0})
+    sink = answer(runtime, Chat(ASK, sampling, tools=TOOLS, tool_choice=REQUIRED))
+    ((name, arguments),) = calls_of(sink.deltas)
+    check(name, arguments)
+    assert sink.done.reason == "tool_calls"
+    runtime.close()
 
 
 def test_many_tools_are_taken(model: LlamaCppRuntime) -> None:

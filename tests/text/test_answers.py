@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Regex, Sampling, Tool, ToolChoice
 from inference_engine.infra.text.answers import AnswerForm, answer_form
-from inference_engine.infra.text.tool_syntax import HERMES, LLAMA, MISTRAL, ChatStyle, Thought, ToolSyntax
+from inference_engine.infra.text.tool_syntax import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    ChatStyle,
+    Thought,
+    ToolSyntax,
+    detect_style,
+)
 from tests.text.support import ADD, CALLS, SYNTAXES, THINK, TOOLS, cut, form_of, read, style_of, written
 
 ASK = (Message("user", "x"),)
@@ -213,6 +221,29 @@ def test_a_family_that_calls_without_a_mark_is_told_from_text_that_begins_alike(
         assert form.language.allows(text)
         assert read(form, list(text)).text == text
     assert not form.language.allows('{"name": 1}')
+
+
+def test_a_family_with_channels_is_read_by_them() -> None:
+    style = detect_style("{% if tools %}<|channel|>analysis<|constrain|>{% endif %}")
+    assert style.thought is not None
+    form = form_of(style)
+    assert form.language is not None
+    thought = f"{style.thought.open}Hm.{style.thought.close}"
+    call = written(style.syntax, CALLS[:1])
+    answer = f"{style.thought.answer}  Yes: <|x|>"
+    for text, expected in (
+        (thought + call, ("Hm.", "", [CALLS[0]])),
+        (call, ("", "", [CALLS[0]])),
+        (thought + answer, ("Hm.", "  Yes: <|x|>", [])),
+        (answer, ("", "  Yes: <|x|>", [])),
+    ):
+        assert form.language.allows(text)
+        assert read(form, [text]).result == read(form, list(text)).result == expected
+    assert not form.language.allows(thought + "Yes")
+    assert {"<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|start|>"} < set(form.markers)
+    bound = answer_form(Chat(ASK, constraint=Regex("a+")), style)
+    assert bound.language is not None
+    assert bound.language.allows(f"{thought}{style.thought.answer}aa")
 
 
 def test_plain_completions_know_no_markup() -> None:

@@ -6,6 +6,7 @@ For runtimes: `detect_style` (tool_syntax) once per model; for each chat `templa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ from inference_engine.infra.text.json_schema import compile_schema
 from inference_engine.infra.text.tool_syntax import ChatStyle, Hole, Steps, Thought, ToolSyntax
 
 MAX_CALLS = 32
+_TOKEN = re.compile(r"<\|[a-z_]+\|>")  # one control token within a longer mark
 _SPACE = Repeat(chars("\n\n  "), 0, 1)  # inside a call
 _GAP = Repeat(chars("\n\n  "), 0, 2)  # before a call, after a thought
 _TIGHT = Choice((EMPTY, Text(" ")))
@@ -53,7 +55,9 @@ class AnswerForm:
     def markers(self) -> tuple[str, ...]:
         """The texts that must reach the reader even where they are control tokens."""
         syntax = self.syntax.markers if self.syntax else ()
-        return (*syntax, *((self.thought.open, self.thought.close) if self.thought else ()))
+        thought = (self.thought.open, self.thought.close, self.thought.answer) if self.thought else ()
+        found = [marker for marker in (*syntax, *thought) if marker]
+        return tuple(dict.fromkeys([*found, *(token for marker in found for token in _TOKEN.findall(marker))]))
 
     @property
     def anchored(self) -> bool:
@@ -98,12 +102,12 @@ def _language(
         if request.tool_choice.mode == "required":
             body = calls.alone()
         elif constraint is not None:
-            body = Choice((calls.alone(), constraint.root))
+            body = Choice((calls.alone(), _answer(constraint.root, style.thought)))
         else:
             body = calls.after_text(style.thought)
     else:
         assert constraint is not None
-        body = constraint.root
+        body = _answer(constraint.root, style.thought)
     return Language(_after_thought(body, request, style.thought, thinking, rules), rules)
 
 
@@ -115,6 +119,11 @@ def _after_thought(body: Node, request: Chat, thought: Thought | None, thinking:
     if thinking:
         return Rule("thought0")
     return Choice((Sequence((_GAP, Text(thought.open), Rule("thought0"))), Rule("answer")))
+
+
+def _answer(body: Node, thought: Thought | None) -> Node:
+    """A text that is no call, with the mark that stands before it in some families."""
+    return Sequence((Text(thought.answer), body)) if thought is not None and thought.answer else body
 
 
 class _Calls:
@@ -143,6 +152,9 @@ class _Calls:
         markers: dict[str, Node | None] = dict.fromkeys(self._syntax.openers, Rule("calls"))
         if thought is not None:
             markers[thought.open] = None  # a thought has its own place, before the text
+        if thought is not None and thought.answer:
+            self._rules |= text_until("text", {thought.open: None}, may_end=True)
+            return Choice((self.alone(), _answer(Rule("text0"), thought)))
         if self._syntax.anchored:
             self._rules |= text_unless("text", markers)
         else:

@@ -88,12 +88,15 @@ class Scanner:
         blank = len(self._rest) - len(inner)
         thought = None if self._form.thought is None or self._drop_blank else self._form.thought.open
         openers = self._syntax.openers if self._form.anchored else ()
-        for marker in (*((thought,) if thought else ()), *openers):
+        answer = self._form.thought.answer if self._form.thought else ""
+        for marker in (*((thought,) if thought else ()), *openers, *((answer,) if answer else ())):
             if inner.startswith(marker):
                 self._skip(blank + len(marker))
-                self._drop_blank = True
+                self._drop_blank = marker != answer
                 if marker == thought:
                     self._read = self._in_thought
+                elif marker == answer:
+                    self._read = self._in_text
                 else:
                     self._begin_call(self._syntax.begin)
                 return True
