@@ -98,7 +98,7 @@ def test_small_talk_calls_nothing(client: openai.OpenAI) -> None:
     assert (answer.choices[0].finish_reason, answer.choices[0].message.tool_calls) == ("stop", None)
 
 
-@pytest.mark.parametrize("after", [2, 9, 17, 26, 35])
+@pytest.mark.parametrize("after", [2, 17, 30])
 def test_calls_survive_the_death_of_their_runner(live: LiveServer, client: openai.OpenAI, after: int) -> None:
     asked: dict[str, Any] = {
         "model": "agent",

@@ -70,7 +70,7 @@ async def test_an_answer_goes_on_where_its_runner_died(executor: RunnerExecutor,
     request = REQUESTS[name]
     whole = await written(executor, request)
     assert len(whole) > 20
-    step = max(1, len(whole) // 6)
+    step = max(1, len(whole) // 3)
     for kill_after in range(1, len(whole), step):
         assert told(await written(executor, request, kill_after)) == told(whole)
-    assert executor.status().restarts >= 5
+    assert executor.status().restarts >= 3

@@ -10,16 +10,12 @@ from typing import Any
 CITIES = (
     "Rome", "Oslo", "Paris", "Berlin", "Madrid", "Lisbon", "London", "Dublin", "Vienna", "Prague", "Warsaw",
     "Athens", "Cairo", "Lima", "Quito", "Bogota", "Havana", "Tokyo", "Seoul", "Delhi", "Mumbai", "Dhaka", "Hanoi",
-    "Manila", "Jakarta", "Sydney", "Perth", "Auckland", "Nairobi", "Accra", "Lagos", "Tunis", "Rabat", "Dakar",
-    "Boston", "Denver", "Dallas", "Chicago", "Seattle", "Toronto", "Montreal", "Helsinki", "Tallinn", "Riga",
-    "Vilnius", "Kiev", "Sofia", "Zagreb", "Belgrade", "Zurich", "Geneva", "Munich", "Hamburg", "Milan", "Naples",
-    "Turin", "Porto", "Seville", "Lyon", "Nice",
+    "Manila", "Jakarta", "Sydney", "Perth", "Auckland", "Nairobi", "Accra", "Lagos", "Tunis",
 )  # fmt: skip
 SKIES = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowy", "stormy", "clear", "hot", "cold", "mild", "dry")
 TOPICS = (
-    "green tea", "black holes", "old bridges", "steam engines", "blue whales", "red wine", "desert foxes", "jazz music",
-    "paper boats", "stone walls", "sea salt", "wild horses", "solar power", "deep lakes", "glass towers", "rice fields",
-    "clay pots", "ice caves", "honey bees", "tall ships", "silk roads", "water mills", "oak trees", "chess openings",
+    "green tea", "black holes", "old bridges", "steam engines", "blue whales", "red wine", "desert foxes",
+    "jazz music", "paper boats", "stone walls", "sea salt", "wild horses",
 )  # fmt: skip
 FACTS = (
     "are very old",
@@ -110,14 +106,14 @@ class Drawer:
     def turn(self) -> Turn:
         """A question to be answered by calls, the answer after their results, small talk, or a tool that is missing."""
         rng = self._rng
-        kinds = rng.sample(list(_TOOLS), rng.randint(1, 4))
+        kinds = rng.sample(list(_TOOLS), rng.randint(1, 3))
         tools = [self._described(kind) for kind in kinds]
         thinks = rng.random() < 0.85
         draw = rng.random()
-        if draw < 0.1:
+        if draw < 0.08:
             question, answer = rng.choice(list(SMALL_TALK.items()))
             return Turn([_user(self._typed(question))], tools, "I need no tool.", answer, thinks)
-        if draw < 0.17 and len(kinds) < len(_TOOLS):
+        if draw < 0.15:
             need = self._need(rng.choice([kind for kind in _TOOLS if kind not in kinds]))
             return Turn([_user(self._asked([need]))], tools, "No tool fits.", "I have no tool for that.", thinks)
         needs = [self._need(rng.choice(kinds)) for _ in range(rng.choices([1, 2], [70, 30])[0])]

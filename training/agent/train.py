@@ -35,7 +35,7 @@ OTHER_WEIGHT = 0.05  # of tokens that the model does not write: they teach it to
 class Recipe:
     """How long and how fast to train; one step sees about `batch_tokens` tokens."""
 
-    steps: int = 600
+    steps: int = 1100
     batch_tokens: int = 2560
     muon_rate: float = 0.02
     adam_rate: float = 4e-3
