@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Regex, Sampling, Tool, ToolChoice
+from inference_engine.domain.results import TextDelta, ToolCallDelta, Written
 from inference_engine.infra.text.answers import AnswerForm, answer_form
 from inference_engine.infra.text.tool_syntax import (
     HERMES,
@@ -81,6 +82,38 @@ def test_a_continuation_reads_on_after_any_delta(
         places_left = [place - len(given_text) for place in places]
         later = read(form, cut(text[len(given_text) :], places_left), given=given_text)
         assert [*before, *later.flat] == whole.flat
+
+
+NOISE = st.lists(
+    st.sampled_from(
+        ["<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "add"', ', "arguments": ', '{"a": "}"}',
+         "}", "{", "[TOOL_CALLS]", "[", "]", "[ARGS]", "add", "<", "END", "EN", " ", "\n", "é", '"', "\\", ", "]
+    ),
+    max_size=14,
+).map("".join)  # fmt: skip
+
+
+@given(
+    st.sampled_from(SYNTAXES), st.sampled_from(THOUGHTS), st.booleans(), NOISE, st.lists(st.integers(0, 80), max_size=9)
+)
+@settings(deadline=None, max_examples=300)
+def test_whatever_is_written_is_read_the_same_in_any_pieces(
+    syntax: ToolSyntax, thought: Thought | None, thinking: bool, text: str, places: list[int]
+) -> None:
+    form = AnswerForm(None, thought, thinking and thought is not None, syntax, stop=("END", "\n\n"))
+    whole = read(form, [text])
+    for pieces in (list(text), cut(text, places)):
+        reading = read(form, pieces)
+        assert (reading.result, reading.reader.stopped) == (whole.result, whole.reader.stopped)
+        assert text.startswith(reading.raw)
+        assert reading.reader.reason("stop") == whole.reader.reason("stop")
+    before: list[Written] = []
+    for deltas in reading.deltas[: -2 if reading.reader.stopped else -1]:  # the last ones go out with the Done
+        before += deltas
+        given_text = "".join(delta.raw or delta.text for delta in before)
+        later = read(form, cut(text[len(given_text) :], [1, 4]), given=given_text)
+        assert whole.text == "".join(d.text for d in before if isinstance(d, TextDelta)) + later.text
+        assert len([d for d in [*before, *later.flat] if isinstance(d, ToolCallDelta) and d.name]) == len(whole.calls)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
