@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -25,13 +26,14 @@ EXAMPLES = [
 
 
 @pytest.fixture
-async def manual() -> World:
+async def manual() -> AsyncIterator[World]:
     """A server with the models that the manual speaks of."""
     world = World()
     world.repository.models += [manifest("guide"), manifest("iris", signature=IRIS)]
     world.executors.executors |= {"guide:1": FakeExecutor(kinds=("chat", "complete")), "iris:1": FakeExecutor(IRIS)}
     await world.open()
-    return world
+    yield world
+    await world.close()
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

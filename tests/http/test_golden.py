@@ -42,7 +42,7 @@ async def answer_of(request: dict[str, Any]) -> dict[str, Any]:
         world.fail_with(RunnerLost("the runner is gone"), request["fail_after"])
     async with world.client() as http:
         found = await http.request(request["method"], request["path"], json=request.get("json"))
-    await world.models.close()
+    await world.close()
     text = found.text
     for pattern, word in _VOLATILE:
         text = pattern.sub(word, text)
