@@ -9,7 +9,8 @@ its endpoint's `Work`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from itertools import chain
 from typing import Any, Literal, TypeVar
 
@@ -59,6 +60,11 @@ class _Running:
         self.journal: Journal | None = None
         self.cancelled = asyncio.Event()
         self.saving = asyncio.Lock()
+
+    def opened(self, journal: Journal) -> Journal:
+        """Own the journal from the moment it is open, so that it is closed whatever comes between."""
+        self.journal = journal
+        return journal
 
 
 class JobService:
@@ -219,10 +225,10 @@ class JobService:
             await self._validate(id, running)
         if self._jobs[id].ended:
             return
-        running.journal = await self._stored(lambda: self._store.journal(self._jobs[id]))
+        journal = await self._stored(lambda: running.opened(self._store.journal(self._jobs[id])))
         if self._jobs[id].status == "in_progress":
-            await self._work_until_the_end(id, running, running.journal)
-        await self._finalize(self._jobs[id], running, running.journal)
+            await self._work_until_the_end(id, running, journal)
+        await self._finalize(self._jobs[id], running, journal)
 
     async def _validate(self, id: str, running: _Running) -> None:
         """Read all lines once. A wrong one ends the job before anything was computed."""
@@ -272,18 +278,14 @@ class JobService:
     async def _work(self, job: Job, journal: Journal) -> LineProblem | None:
         """Begin every line that is not done as soon as there is room; the problem that made it give up, or None."""
         work = self._works[job.endpoint]
-        try:
-            stream = await asyncio.to_thread(self._files.store.open, job.tenant, job.input_file_id)
-        except (NotFound, OSError) as error:
-            return _unreadable(error)
-        lines = lines_of(stream, self._limits.lines.line_bytes)
+        lines = self._lines(job)
         problem = None
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     await self._slots.acquire()
                     try:
-                        found = await asyncio.to_thread(next_task, lines, work, journal)
+                        found = await in_thread(lambda: next_task(lines, work, journal))
                     except BaseException:
                         self._slots.release()
                         raise
@@ -297,11 +299,16 @@ class JobService:
                         break
                     one = group.create_task(self._line(job, journal, work, number, task))
                     one.add_done_callback(lambda _: self._slots.release())
-        except* OSError as errors:
+        except* (NotFound, OSError) as errors:
             problem = _unreadable(errors.exceptions[0])
         finally:
-            stream.close()
+            lines.close()
         return problem
+
+    def _lines(self, job: Job) -> Generator[tuple[int, bytes | None]]:
+        """The lines of the input file, which is open while they are read. Blocking. Raises `NotFound`, `OSError`."""
+        with self._files.store.open(job.tenant, job.input_file_id) as stream:
+            yield from lines_of(stream, self._limits.lines.line_bytes)
 
     async def _line(self, job: Job, journal: Journal, work: Work, number: int, task: Task) -> None:
         call = Call(f"{job.id}-{number}", Principal(job.tenant, job.key_id), None, PRIORITY)
@@ -338,8 +345,7 @@ class JobService:
             has_errors=has_errors,
             ended_at=self._files.now_s(),
         )
-        running.journal = None
-        await asyncio.to_thread(journal.close)
+        await in_thread(journal.close)
         await self._stored(lambda: self._store.drop_journal(job))
         _log.info("job ended", job=job.id, status=ending, completed=completed, failed=failed, total=job.total)
 
@@ -371,12 +377,8 @@ class JobService:
             if ending == "completed" or job.in_progress_at is None:
                 return
             work = self._works[job.endpoint]
-            try:
-                stream = self._files.store.open(job.tenant, job.input_file_id)
-            except (NotFound, OSError):
-                return
-            with stream:
-                for number, line in lines_of(stream, self._limits.lines.line_bytes):
+            with suppress(NotFound), closing(self._lines(job)) as numbered:
+                for number, line in numbered:
                     if line is not None and not journal.has(number):
                         task = work.read(line)
                         if isinstance(task, Task):
@@ -396,7 +398,7 @@ class JobService:
         """Do something on disk, for as long as it takes until the disk takes it."""
         while True:
             try:
-                return await asyncio.to_thread(action)
+                return await in_thread(action)
             except OSError as error:
                 _log.error("job waits for the disk of state_dir", problem=str(error))
                 await asyncio.sleep(self._storage_wait_s)
@@ -418,6 +420,16 @@ class JobService:
     def _check_open(self) -> None:
         if not self._open:
             raise Unavailable(self._closed_because)
+
+
+async def in_thread(action: Callable[[], T]) -> T:
+    """Run blocking code in a thread. When the caller is cancelled, the thread has finished before this raises."""
+    work = asyncio.ensure_future(asyncio.to_thread(action))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 def _unreadable(error: Exception) -> LineProblem:

@@ -101,7 +101,12 @@ def test_a_text(client: openai.OpenAI, world: World) -> None:
     assert (answer.status, answer.error, answer.incomplete_details, answer.model) == ("completed", None, None, "chatty")
     assert answer.usage is not None
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (2, 4, 6)
-    assert (answer.instructions, answer.temperature, answer.metadata, answer.user) == ("Be brief.", 0.5, {"a": "b"}, "me")
+    assert (answer.instructions, answer.temperature, answer.metadata, answer.user) == (
+        "Be brief.",
+        0.5,
+        {"a": "b"},
+        "me",
+    )
     assert answer.model_extra["served_by"]["version"] == "1"
     assert [(message.role, message.text) for message in last_chat(world.chatty).messages] == [
         ("system", "Be brief."),
@@ -245,7 +250,8 @@ def test_parse(client: openai.OpenAI, world: World) -> None:
     assert isinstance(constraint, JsonSchema)
     assert constraint.schema["required"] == ["name", "age"]
     again = client.responses.create(
-        model="chatty", input=[{"role": "user", "content": "Who?"}, *answer.output, {"role": "user", "content": "Sure?"}]
+        model="chatty",
+        input=[{"role": "user", "content": "Who?"}, *answer.output, {"role": "user", "content": "Sure?"}],
     )
     assert again.status == "completed"
 
@@ -380,7 +386,8 @@ TURN = {"role": "user", "content": "hi"}
         ({"input": [{"type": "computer_call"}]}, "input[0].type"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
-        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
+         "input[0].content[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
          "input[0].content[0].file_id"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "http://x/y.png"}]}]},
