@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,8 +59,10 @@ def mortal(home: Path) -> Iterator[LiveServer]:
     live.stop()
 
 
-def client_of(server: LiveServer) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
+@pytest.fixture
+def client(mortal: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{mortal.url}/v1", api_key="any", max_retries=0) as made:
+        yield made
 
 
 def upload(client: openai.OpenAI, lines: list[dict[str, Any]]) -> str:
@@ -90,8 +94,9 @@ def until(client: openai.OpenAI, id: str, done: int = 10**9) -> Batch:
         time.sleep(0.02)
 
 
-def test_a_killed_server_goes_on_with_the_lines_that_are_not_done(mortal: LiveServer, home: Path) -> None:
-    client = client_of(mortal)
+def test_a_killed_server_goes_on_with_the_lines_that_are_not_done(
+    client: openai.OpenAI, mortal: LiveServer, home: Path
+) -> None:
     made = client.batches.create(input_file_id=upload(client, chats(LINES)), endpoint=CHAT, completion_window="24h")
     kills, known = 0, 0
     for done in (1, random.randint(10, 20), random.randint(25, 45)):
@@ -117,8 +122,7 @@ def test_a_killed_server_goes_on_with_the_lines_that_are_not_done(mortal: LiveSe
     assert not list((home / "state").glob("*/*/.draft-*"))
 
 
-def test_an_orderly_restart_too(mortal: LiveServer) -> None:
-    client = client_of(mortal)
+def test_an_orderly_restart_too(client: openai.OpenAI, mortal: LiveServer) -> None:
     made = client.batches.create(input_file_id=upload(client, chats(40)), endpoint=CHAT, completion_window="24h")
     until(client, made.id, 5)
     started = time.monotonic()
@@ -130,8 +134,7 @@ def test_an_orderly_restart_too(mortal: LiveServer) -> None:
     assert batch.request_counts.completed == 40
 
 
-def test_a_conversation_survives_a_restart(mortal: LiveServer) -> None:
-    client = client_of(mortal)
+def test_a_conversation_survives_a_restart(client: openai.OpenAI, mortal: LiveServer) -> None:
     first = client.responses.create(model="guide", input="What is a route?", max_output_tokens=20, temperature=0)
     mortal.process.kill()
     mortal.process.wait(10)
@@ -146,9 +149,8 @@ def test_a_conversation_survives_a_restart(mortal: LiveServer) -> None:
     assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
 
 
-def test_a_disk_that_is_full(mortal: LiveServer, home: Path) -> None:
+def test_a_disk_that_is_full(client: openai.OpenAI, mortal: LiveServer, home: Path) -> None:
     """The kernel refuses to let any file of the server grow past a limit: uploads fail, a batch waits and goes on."""
-    client = client_of(mortal)
     pid, free = mortal.process.pid, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     made = client.batches.create(input_file_id=upload(client, chats(LINES)), endpoint=CHAT, completion_window="24h")
     until(client, made.id, 5)
@@ -168,11 +170,10 @@ def test_a_disk_that_is_full(mortal: LiveServer, home: Path) -> None:
     assert "big" not in [file.filename for file in client.files.list()]
 
 
-def test_uploads_do_not_grow_the_server(mortal: LiveServer) -> None:
+def test_uploads_do_not_grow_the_server(client: openai.OpenAI, mortal: LiveServer) -> None:
     """A file goes to the disk in pieces, and comes back in pieces."""
     import psutil
 
-    client = client_of(mortal)
     client.files.create(file=("small", b"x"), purpose="user_data")
     before = psutil.Process(mortal.process.pid).memory_info().rss
     made = client.files.create(file=("big", bytes(100 << 20)), purpose="user_data")
@@ -182,8 +183,36 @@ def test_uploads_do_not_grow_the_server(mortal: LiveServer) -> None:
     assert psutil.Process(mortal.process.pid).memory_info().rss - before < 24 << 20
 
 
-def test_live_requests_go_before_batches(mortal: LiveServer) -> None:
-    client = client_of(mortal)
+def command(server: LiveServer, *words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "inference_engine", "batch", *words, "--server", server.url]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_line(client: openai.OpenAI, mortal: LiveServer, tmp_path: Path) -> None:
+    file = tmp_path / "work.jsonl"
+    file.write_text(
+        "".join(json.dumps(line) + "\n" for line in [*chats(3), *chats(1, "nobody")]).replace("id-0", "a", 1)
+    )
+    done = command(mortal, "submit", str(file), "--wait")
+    assert done.returncode == 1, done.stderr
+    assert [json.loads(line)["custom_id"] for line in done.stdout.splitlines()] == ["a", "id-1", "id-2"]
+    made = json.loads(command(mortal, "submit", str(file), "--json").stdout)
+    shown = command(mortal, "status", made["id"])
+    assert made["id"] in shown.stdout
+    assert made["id"] in command(mortal, "status").stdout
+    until(client, made["id"])
+    errors = command(mortal, "output", made["id"], "--errors")
+    assert json.loads(errors.stdout)["response"]["status_code"] == 404
+    refused = command(mortal, "cancel", made["id"])
+    assert refused.returncode == 1
+    assert "completed" in refused.stderr
+    unknown = command(mortal, "status", "../../admin/models")
+    assert (unknown.returncode, "there is no" in unknown.stderr) == (1, True), unknown.stderr
+    file.write_text("no json")
+    assert "--endpoint" in command(mortal, "submit", str(file)).stderr
+
+
+def test_live_requests_go_before_batches(client: openai.OpenAI, mortal: LiveServer) -> None:
     made = client.batches.create(input_file_id=upload(client, chats(LINES)), endpoint=CHAT, completion_window="24h")
     until(client, made.id, 1)
     for number in range(5):

@@ -9,6 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_engine.adapters.http.openai.batch_lines import Line
+from inference_engine.adapters.http.openai.batches import BATCHED, BatchRequest
+from inference_engine.adapters.http.openai.files import PURPOSES
+from inference_engine.adapters.http.openai.responses.wire import ITEMS, ResponseRequest
+from inference_engine.adapters.http.openai.responses.wire import REFUSED as RESPONSE_REFUSED
 from inference_engine.adapters.http.openai.wire import REFUSED, ChatRequest, CompletionRequest
 from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -49,6 +54,14 @@ def test_every_field_is_in_the_manual() -> None:
     page = (API / "openai.md").read_text()
     for field in {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *REFUSED}:
         assert f"`{field}`" in page, f"openai.md does not mention {field}"
+
+
+def test_every_field_of_a_response_is_in_the_manual() -> None:
+    page = (API / "openai-stateful.md").read_text()
+    for field in {*ResponseRequest.__struct_fields__, *Line.__struct_fields__, *BatchRequest.__struct_fields__}:
+        assert f"`{field}`" in page or f'"{field}"' in page or f"{field}=" in page, f"{field} is not mentioned"
+    for name in (*RESPONSE_REFUSED, *ITEMS, *PURPOSES, *BATCHED):
+        assert name in page, f"openai-stateful.md does not mention {name}"
 
 
 def test_every_datatype_is_in_the_manual() -> None:
