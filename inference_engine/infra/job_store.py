@@ -128,25 +128,25 @@ class FolderJobStore:
 
     def __init__(self, state_dir: Path) -> None:
         self._root = state_dir / "jobs"
-        self._claim: BinaryIO | None = None
+        self._claim: int | None = None  # a file descriptor: the kernel gives the lock back however the process ends
 
     def claim(self) -> bool:
         self._root.mkdir(parents=True, exist_ok=True)
-        claim = (self._root / ".lock").open("ab")
+        claim = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         if sys.platform != "win32":
             import fcntl
 
             try:
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                claim.close()
+                os.close(claim)
                 return False
         self._claim = claim
         return True
 
     def release(self) -> None:
         if self._claim is not None:
-            self._claim.close()
+            os.close(self._claim)
             self._claim = None
 
     def load(self) -> list[Job]:

@@ -29,6 +29,8 @@ _HEADERS = (
 )
 _VOLATILE = [
     (re.compile(r"(chatcmpl|cmpl)-[0-9a-f]{24}"), r"\1-<id>"),
+    (re.compile(r"(resp|msg|fc|rs)_[0-9a-f]{32}"), r"\1_<id>"),
+    (re.compile(r'"(created_at|completed_at)": ?[0-9]{10}'), r'"\1":"<time>"'),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),
     (re.compile(r'"(loaded_at|last_used_at)": ?"[^"]+"'), r'"\1":"<time>"'),
 ]
