@@ -39,7 +39,8 @@ class FileJournal:
 
     def __init__(self, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream: BinaryIO = file.open("a+b", buffering=0)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._stream: BinaryIO = os.fdopen(handle, "a+b", buffering=0)
         self._places: dict[int, _Place] = {}
         self._good = 0
         self._sealed = False

@@ -238,6 +238,7 @@ def test_lines_that_fail_are_reported_one_by_one(client: openai.OpenAI) -> None:
     [
         ("/v1/completions", {"model": "chatty", "prompt": "hi"}),
         ("/v1/responses", {"model": "chatty", "input": "hi"}),
+        ("/v1/embeddings", {"model": "vectors", "input": ["hi", "there"]}),
     ],
 )
 def test_other_endpoints(client: openai.OpenAI, endpoint: str, body: dict[str, Any]) -> None:

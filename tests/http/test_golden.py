@@ -28,7 +28,7 @@ _HEADERS = (
     "x-model-rule",
 )
 _VOLATILE = [
-    (re.compile(r"(chatcmpl|cmpl)-[0-9a-f]{24}"), r"\1-<id>"),
+    (re.compile(r"(chatcmpl|cmpl|rerank)-[0-9a-f]{24}"), r"\1-<id>"),
     (re.compile(r"(resp|msg|fc|rs)_[0-9a-f]{32}"), r"\1_<id>"),
     (re.compile(r'"(created_at|completed_at)": ?[0-9]{10}'), r'"\1":"<time>"'),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),

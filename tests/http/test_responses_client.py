@@ -53,8 +53,8 @@ class Scripted(FakeExecutor):
 def live() -> Iterator[tuple[World, str, Scripted]]:
     world = World()
     scripted = Scripted()
-    world.repository.models.append(manifest("actor"))
-    world.executors.executors["actor:1"] = scripted
+    world.repository.models.append(manifest("player"))
+    world.executors.executors["player:1"] = scripted
     with listening(world) as url:
         yield world, url, scripted
 
@@ -143,7 +143,7 @@ def test_logprobs(client: openai.OpenAI) -> None:
 
 
 def test_reasoning_text_and_calls(client: openai.OpenAI, actor: Scripted) -> None:
-    answer = client.responses.create(model="actor", input="How warm?", tools=[WEATHER], reasoning={"effort": "low"})
+    answer = client.responses.create(model="player", input="How warm?", tools=[WEATHER], reasoning={"effort": "low"})
     reasoning, message, first, second = answer.output
     assert isinstance(reasoning, ResponseReasoningItem)
     assert reasoning.content is not None
@@ -162,7 +162,7 @@ def test_reasoning_text_and_calls(client: openai.OpenAI, actor: Scripted) -> Non
 
 def test_an_answer_with_nothing_in_it_is_still_a_message(client: openai.OpenAI, actor: Scripted) -> None:
     actor.script = [Done("stop", Usage(1, 0))]
-    answer = client.responses.create(model="actor", input="hi")
+    answer = client.responses.create(model="player", input="hi")
     assert (answer.output_text, len(answer.output)) == ("", 1)
 
 
@@ -170,7 +170,7 @@ def test_an_answer_with_nothing_in_it_is_still_a_message(client: openai.OpenAI, 
 
 
 def test_the_order_of_events(client: openai.OpenAI, actor: Scripted) -> None:
-    events = list(client.responses.create(model="actor", input="How warm?", tools=[WEATHER], stream=True))
+    events = list(client.responses.create(model="player", input="How warm?", tools=[WEATHER], stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert [event.type.removeprefix("response.") for event in events] == [
         *("created", "in_progress"),
@@ -188,7 +188,7 @@ def test_the_order_of_events(client: openai.OpenAI, actor: Scripted) -> None:
     done = [event.item for event in events if event.type == "response.output_item.done"]
     assert [item.model_dump() for item in done] == [item.model_dump() for item in last.response.output]
     assert [event.output_index for event in events if event.type == "response.output_item.added"] == [0, 1, 2, 3]
-    same = client.responses.create(model="actor", input="How warm?", tools=[WEATHER])
+    same = client.responses.create(model="player", input="How warm?", tools=[WEATHER])
     assert _plain(same.output) == _plain(last.response.output)
 
 
@@ -197,7 +197,7 @@ def _plain(output: Any) -> list[dict[str, Any]]:
 
 
 def test_what_was_thought_as_a_summary(client: openai.OpenAI, actor: Scripted) -> None:
-    asked: dict[str, Any] = {"model": "actor", "input": "hi", "reasoning": {"summary": "auto"}}
+    asked: dict[str, Any] = {"model": "player", "input": "hi", "reasoning": {"summary": "auto"}}
     types = [event.type.removeprefix("response.") for event in client.responses.create(**asked, stream=True)]
     assert types[2:9] == [
         *("output_item.added", "reasoning_summary_part.added"),
@@ -208,7 +208,7 @@ def test_what_was_thought_as_a_summary(client: openai.OpenAI, actor: Scripted) -
 
 
 def test_the_stream_helper(client: openai.OpenAI, actor: Scripted) -> None:
-    with client.responses.stream(model="actor", input="How warm?", tools=[WEATHER]) as stream:
+    with client.responses.stream(model="player", input="How warm?", tools=[WEATHER]) as stream:
         snapshots = [event.snapshot for event in stream if event.type == "response.output_text.delta"]
         final = stream.get_final_response()
     assert snapshots == ["Let me ", "Let me look."]
@@ -259,7 +259,7 @@ def test_parse(client: openai.OpenAI, world: World) -> None:
 def test_parsed_tools(client: openai.OpenAI, actor: Scripted) -> None:
     tool = openai.pydantic_function_tool(Person, name="weather")["function"]
     answer = client.responses.parse(
-        model="actor", input="hi", tools=[{"type": "function", "strict": True, **tool}], tool_choice="required"
+        model="player", input="hi", tools=[{"type": "function", "strict": True, **tool}], tool_choice="required"
     )
     assert answer.output[2].type == "function_call"
     assert last_chat(actor).tool_choice.mode == "required"
@@ -270,17 +270,17 @@ def test_parsed_tools(client: openai.OpenAI, actor: Scripted) -> None:
 
 def test_a_tool_is_called_and_answered(client: openai.OpenAI, actor: Scripted) -> None:
     """The loop of an agent, by previous_response_id and by sending everything again: the model sees the same."""
-    first = client.responses.create(model="actor", input="How warm?", tools=[WEATHER])
+    first = client.responses.create(model="player", input="How warm?", tools=[WEATHER])
     outputs: list[Any] = [
         {"type": "function_call_output", "call_id": "call_a", "output": "20"},
         {"type": "function_call_output", "call_id": "call_b", "output": [{"type": "input_text", "text": "15"}]},
     ]
     actor.script = [TextDelta("20 and 15."), Done("stop", Usage(9, 3))]
-    second = client.responses.create(model="actor", previous_response_id=first.id, input=outputs, tools=[WEATHER])
+    second = client.responses.create(model="player", previous_response_id=first.id, input=outputs, tools=[WEATHER])
     assert (second.output_text, second.previous_response_id) == ("20 and 15.", first.id)
     chained = last_chat(actor).messages
     client.responses.create(
-        model="actor", input=[{"role": "user", "content": "How warm?"}, *first.output, *outputs], store=False
+        model="player", input=[{"role": "user", "content": "How warm?"}, *first.output, *outputs], store=False
     )
     assert last_chat(actor).messages == chained
     assert [message.role for message in chained] == ["user", "assistant", "tool", "tool"]
@@ -294,12 +294,12 @@ def test_a_tool_is_called_and_answered(client: openai.OpenAI, actor: Scripted) -
 
 
 def test_calls_without_outputs_are_refused(client: openai.OpenAI, actor: Scripted) -> None:
-    first = client.responses.create(model="actor", input="How warm?", tools=[WEATHER])
+    first = client.responses.create(model="player", input="How warm?", tools=[WEATHER])
     output: Any = {"type": "function_call_output", "call_id": "call_a", "output": "20"}
     with pytest.raises(openai.BadRequestError, match="'call_b' has no output"):
-        client.responses.create(model="actor", previous_response_id=first.id, input=[output])
+        client.responses.create(model="player", previous_response_id=first.id, input=[output])
     with pytest.raises(openai.BadRequestError, match="no function_call before it") as caught:
-        client.responses.create(model="actor", input=[output])
+        client.responses.create(model="player", input=[output])
     assert caught.value.param == "input[0].call_id"
 
 
@@ -344,7 +344,7 @@ def test_images(client: openai.OpenAI, actor: Scripted) -> None:
         {"type": "input_text", "text": "What is it?"},
         {"type": "input_image", "detail": "auto", "image_url": f"data:image/png;base64,{PNG}"},
     ]
-    made = client.responses.create(model="actor", input=[{"role": "user", "content": content}])
+    made = client.responses.create(model="player", input=[{"role": "user", "content": content}])
     parts = last_chat(actor).messages[0].content
     assert isinstance(parts[1], ImagePart)
     assert (parts[1].data, parts[1].media_type) == (b"\x89PNG not really", "image/png")
