@@ -13,6 +13,7 @@ from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange, HttpError
 from inference_engine.adapters.http.openai import errors
 from inference_engine.adapters.http.openai.fields import Deleted, checked_metadata
+from inference_engine.adapters.http.openai.generation import target_of
 from inference_engine.adapters.http.openai.responses import requests, wire
 from inference_engine.adapters.http.openai.responses.items import input_items
 from inference_engine.adapters.http.openai.responses.store import Answers
@@ -52,7 +53,9 @@ class Responses:
         items = input_items(body.input)
         history = await self._answers.history(tenant, body.previous_response_id)
         chat = requests.chat(body, history, items, requests.sampling(body))
-        generation = await self._inference.generate(self._target(body), chat, self._calls.of(exchange))
+        generation = await self._inference.generate(
+            target_of(body.model, self._default_model), chat, self._calls.of(exchange)
+        )
         events = Events() if body.stream else NoEvents()
         writer = Writer(
             _begun(body, generation.served, metadata),
@@ -72,7 +75,9 @@ class Responses:
         requests.refuse(body)
         history = await self._answers.history(exchange.principal.tenant, body.previous_response_id)
         chat = requests.chat(body, history, input_items(body.input), Sampling())
-        tokens = await self._inference.tokenize(self._target(body), chat, self._calls.of(exchange))
+        tokens = await self._inference.tokenize(
+            target_of(body.model, self._default_model), chat, self._calls.of(exchange)
+        )
         await exchange.respond(200, _ENCODER.encode(wire.InputTokens("response.input_tokens", len(tokens))))
 
     async def get(self, exchange: Exchange) -> None:
@@ -104,12 +109,6 @@ class Responses:
             "none; to stop one that is being made, close its connection",
             param="response_id",
         )
-
-    def _target(self, body: wire.Asked) -> str:
-        target = body.model or self._default_model
-        if target is None:
-            raise InvalidRequest("model is missing: name one of GET /v1/models", param="model")
-        return target
 
 
 class _Answering:
