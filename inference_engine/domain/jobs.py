@@ -15,7 +15,7 @@ JobStatus = Literal[
 Ending = Literal["completed", "failed", "expired", "cancelled"]
 ENDED: tuple[JobStatus, ...] = ("completed", "failed", "expired", "cancelled")
 PRIORITY = 100
-"""Of every line of a job: live requests, whose priority is around 0, go first."""
+"""Of every line of a job: live requests, whose priority is around 0, go first. Nobody waits for what is this late."""
 
 
 class LineProblem(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from inference_engine.domain.jobs import WallClock
 from inference_engine.infra.tenant_folders import checked_id, tenant_folder, write_whole
 
 _SUFFIX = ".json"
+_LEFT_FOR_S = 3600
 
 
 class _Shelf:
@@ -28,8 +30,10 @@ class _Shelf:
                 found.append((status.st_mtime, file.name.removesuffix(_SUFFIX), status.st_size))
         for used, id, size in sorted(found):
             self.entries[id] = (used, size)
-        for left in folder.glob(".draft-*"):
-            left.unlink(missing_ok=True)
+        for left in folder.glob(".draft-*"):  # of a killed server; a young one may be another thread's
+            with contextlib.suppress(FileNotFoundError):
+                if left.stat().st_mtime < time.time() - _LEFT_FOR_S:
+                    left.unlink()
         self.bytes = sum(size for _, size in self.entries.values())
 
     def file(self, id: str) -> Path:
@@ -57,7 +61,8 @@ class FolderDocumentStore:
         checked_id(id, self._word)
         with self._lock:
             shelf = self._shelf(tenant)
-            write_whole(shelf.file(id), document)
+        write_whole(shelf.file(id), document)  # which takes as long as the disk does: others need not wait
+        with self._lock:
             if id in shelf.entries:
                 shelf.bytes -= shelf.entries.pop(id)[1]
             self._used(shelf, id, len(document))
