@@ -33,7 +33,12 @@ class Calls:
         limit_s = self._limit_s if own_limit_s is None else min(self._limit_s, own_limit_s)
         if TIMEOUT_HEADER in exchange.headers:
             limit_s = min(limit_s, _seconds(exchange.headers[TIMEOUT_HEADER]))
-        return Call(exchange.request_id.decode("latin-1"), exchange.principal, self._clock() + limit_s, priority)
+        return Call(
+            exchange.request_id.decode("latin-1"),
+            exchange.principal,
+            self._clock() + limit_s,
+            priority + exchange.priority,
+        )
 
 
 def _seconds(value: bytes) -> float:
