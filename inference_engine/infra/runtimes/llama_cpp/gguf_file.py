@@ -33,11 +33,15 @@ _TYPE_SIZES = {
 
 @dataclass(frozen=True)
 class GgufHead:
-    """A model file's metadata. Long arrays are replaced by their length, under the key `NAME#length`."""
+    """A model file's metadata. Long arrays are replaced by their length, under the key `NAME#length`.
+
+    `loose_tensors` are the names of the tensors that belong to no numbered block.
+    """
 
     metadata: dict[str, Any]
     parameters: int
     size_bytes: int
+    loose_tensors: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -106,8 +110,8 @@ class _Reader:
         if not isinstance(metadata.get("general.architecture"), str):
             raise _DamagedError("its metadata does not name an architecture")
         _check_sizes(metadata)
-        parameters = self._tensors(tensors, metadata)
-        return GgufHead(metadata, parameters, self._end)
+        parameters, names = self._tensors(tensors, metadata)
+        return GgufHead(metadata, parameters, self._end, tuple(name for name in names if ".blk." not in f".{name}"))
 
     def _entry(self, metadata: dict[str, Any]) -> None:
         key = self._string()
@@ -133,8 +137,8 @@ class _Reader:
         read = self._string if kind == _STRING else lambda: self._scalar(self._format(kind, key))
         metadata[key] = [read() for _ in range(count)]
 
-    def _tensors(self, count: int, metadata: dict[str, Any]) -> int:
-        """Walk the tensor table; returns the number of parameters."""
+    def _tensors(self, count: int, metadata: dict[str, Any]) -> tuple[int, list[str]]:
+        """Walk the tensor table; returns the number of parameters and the tensors' names."""
         table: list[tuple[str, int, int]] = []
         total = 0
         for _ in range(count):
@@ -159,7 +163,7 @@ class _Reader:
                     f"tensor {name!r} needs {start + offset + size} bytes but the file ends at {self._end}: "
                     "it is truncated"
                 )
-        return total
+        return total, [name for name, _, _ in table]
 
     def _format(self, kind: int, key: str) -> str:
         if kind not in _SCALARS:

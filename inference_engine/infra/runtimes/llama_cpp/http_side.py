@@ -51,7 +51,11 @@ class HttpSide:
 
     def tokenize(self, text: str, *, prompt: bool = False) -> list[int]:
         """The ids of plain `text`; for a `prompt`, special tokens are recognised and BOS is added, as for requests."""
-        body = {"content": text, "add_special": prompt, "parse_special": prompt}
+        return self.split(text, add_special=prompt, parse_special=prompt)
+
+    def split(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The ids of `text`, with those that the model puts around every prompt, and with special tokens recognised."""
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return list(self._call("POST", "/tokenize", body)["tokens"])
 
     def _call(self, method: str, path: str, body: object) -> dict[str, Any]:

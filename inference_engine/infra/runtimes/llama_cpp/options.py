@@ -18,6 +18,8 @@ CONTEXT_STEP = 256  # llama.cpp rounds each sequence's context up to this
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 
+Pooling = Literal["mean", "cls", "last"]
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -42,6 +44,8 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: layers on the accelerator, -1 as many as fit. cache_ram_mib: memory for prompts of past conversations.
     chat_template: Jinja text, or the name of a file in the model's folder, instead of the model's own.
     sampling: values for what requests leave open.
+    pooling: how an embedding model's token vectors become one; default: the file's own, else mean for encoders and last
+    for models that write. normalize: scale embeddings to length 1.
     """
 
     context_length: Positive | None = None
@@ -55,6 +59,8 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat_template: str | None = None
     cache_ram_mib: Annotated[int, msgspec.Meta(ge=0)] = 256
     sampling: SamplingDefaults = SamplingDefaults()
+    pooling: Pooling | None = None
+    normalize: bool = True
 
 
 def context_length(options: LlamaCppOptions, head: GgufHead) -> int:

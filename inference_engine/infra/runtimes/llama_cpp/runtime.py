@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from inference_engine.domain.errors import (
+    EngineError,
     InferenceFailed,
     InvalidRequest,
     ModelLoadFailed,
@@ -30,8 +31,11 @@ from inference_engine.domain.ports import Loaded, Sink
 from inference_engine.domain.requests import Chat, Complete, Constraint, Generate, JsonSchema, Transcribe
 from inference_engine.domain.results import Delivered, Done, Usage
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
+from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.runtimes.files import artifact_path
+from inference_engine.infra.runtimes.llama_cpp import embedding
 from inference_engine.infra.runtimes.llama_cpp import options as sizes
+from inference_engine.infra.runtimes.llama_cpp.embedding import Role, TextRows, role_of
 from inference_engine.infra.runtimes.llama_cpp.generation import (
     completion_body,
     delivered_ids,
@@ -64,6 +68,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._defaults = SamplingDefaults()
         self._vocabulary = 0
         self._chat = False
+        self._rows: TextRows | None = None
         self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -80,6 +85,9 @@ class LlamaCppRuntime(RuntimeDefaults):
         params.n_ctx = parallel * context
         if template is not None:
             params.chat_template = template
+        role = role_of(manifest.task, head)
+        if role != "generate":
+            return self._load_texts(role, manifest, options, head, params, path)
         self._start(params, path)
         properties = self._properties()
         self._context = int(properties["default_generation_settings"]["n_ctx"])
@@ -93,9 +101,32 @@ class LlamaCppRuntime(RuntimeDefaults):
             details=_details(head, properties, threads),
         )
 
+    def _load_texts(
+        self, role: Role, manifest: Manifest, options: LlamaCppOptions, head: GgufHead, params: Any, path: Path
+    ) -> Loaded:
+        """Load a model that embeds or reranks."""
+        pooling = embedding.pooling_of(role, options, head)
+        limit = embedding.longest(options, head)
+        embedding.prepare(params, pooling, limit, manifest.execution.max_batch_size)
+        self._start(params, path)
+        details = _details(head, self._properties(), thread_count(manifest.execution.threads)) | {"pooling": pooling}
+        self._rows = TextRows(role, self._server, self._http, head, limit, normalize=options.normalize)
+        try:
+            return self._rows.loaded(details)
+        except EngineError:
+            self.close()
+            raise
+
+    def run(self, batch: Tensors) -> Tensors:
+        if self._rows is None:
+            return super().run(batch)
+        return self._rows.run(batch)
+
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
         if isinstance(request, Transcribe):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
+        if self._rows is not None:
+            raise UnsupportedTask("this model embeds or reranks texts, it does not write", param="model")
         prompt = self._prompt(request)
         echo = prompt if isinstance(request, Complete) and request.echo else ""
         ids = delivered_ids(delivered, echo, self)
@@ -116,6 +147,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._complete(body, plan, sink)
 
     def close(self) -> None:
+        self._rows = None
         self._server = None  # its destructor ends the decoding loop and joins its threads
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
