@@ -102,6 +102,7 @@ class ModelView(msgspec.Struct, frozen=True):
     signature: dict[str, Any] | None = None
     context_length: int | None = None
     routes: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:

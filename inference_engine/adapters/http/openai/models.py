@@ -6,30 +6,42 @@ import msgspec
 
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.openai.wire import Model, ModelList
+from inference_engine.domain.errors import ModelNotFound
 from inference_engine.services.models import ModelService, ModelStatus
 
 _ENCODER = msgspec.json.Encoder()
 
 
 class Models:
-    """Routes first, then every exact `name:version`."""
+    """Routes first, then every exact `name:version`; behind each its LoRA adapters as `name@adapter`."""
 
     def __init__(self, models: ModelService) -> None:
         self._models = models
 
     async def list(self, exchange: Exchange) -> None:
         statuses = {(status.name, status.version): status for status in self._models.statuses()}
-        found = [
-            _model(route.name, route.rule, statuses[route.target.name, route.target.version])
+        named: list[tuple[str, str, ModelStatus]] = [
+            (route.name, route.rule, statuses[route.target.name, route.target.version])
             for route in self._models.routes()
             if (route.target.name, route.target.version) in statuses
         ]
-        found += [_model(f"{status.name}:{status.version}", "exact", status) for status in statuses.values()]
+        named += [(f"{status.name}:{status.version}", "exact", status) for status in statuses.values()]
+        found = [
+            _model(public, rule, status)
+            for name, rule, status in named
+            for public in (name, *(f"{name}@{adapter}" for adapter in status.adapters))
+        ]
         await exchange.respond(200, _ENCODER.encode(ModelList("list", found)), compress=True)
 
     async def get(self, exchange: Exchange) -> None:
         served = self._models.resolve(exchange.path_params["model"])
-        model = _model(served.route, served.rule, self._models.status(served.ref))
+        status = self._models.status(served.ref)
+        if served.adapter is not None and served.adapter not in status.adapters:
+            known = ", ".join(status.adapters) or "none"
+            raise ModelNotFound(
+                f"{served.ref} has no adapter {served.adapter!r}; known adapters: {known}", param="model"
+            )
+        model = _model(served.route, served.rule, status)
         await exchange.respond(200, _ENCODER.encode(model), compress=True)
 
 

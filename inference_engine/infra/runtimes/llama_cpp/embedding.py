@@ -90,7 +90,7 @@ def pooling_of(role: Role, options: LlamaCppOptions, head: GgufHead) -> str:
     if role == "rerank":
         if options.pooling is not None:
             raise InvalidManifest("options.pooling is for embedding models, this one reranks", param="options.pooling")
-        if not _HEADS & set(head.loose_tensors):
+        if not _HEADS & head.tensors.keys():
             raise InvalidManifest(
                 "this model has no classifier head (cls.output.weight), so it cannot rerank: set task to "
                 "feature-extraction, or convert a cross-encoder",

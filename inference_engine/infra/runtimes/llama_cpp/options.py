@@ -35,6 +35,13 @@ class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repeat_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
 
 
+class AdapterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One LoRA adapter: its GGUF file in the model's folder, and how strongly it is applied."""
+
+    file: str
+    scale: Annotated[float, msgspec.Meta(ge=-100, le=100)] = 1.0
+
+
 class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`options` of a llama_cpp model. None is decided when the model is loaded.
 
@@ -46,6 +53,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling: values for what requests leave open.
     pooling: how an embedding model's token vectors become one; default: the file's own, else mean for encoders and last
     for models that write. normalize: scale embeddings to length 1.
+    adapters: LoRA adapters by name, a file or {file, scale}; a request for `model@name` is answered with that one.
     """
 
     context_length: Positive | None = None
@@ -61,6 +69,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling: SamplingDefaults = SamplingDefaults()
     pooling: Pooling | None = None
     normalize: bool = True
+    adapters: dict[str, str | AdapterOptions] = {}
 
 
 def context_length(options: LlamaCppOptions, head: GgufHead) -> int:

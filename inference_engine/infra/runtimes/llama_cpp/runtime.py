@@ -35,6 +35,7 @@ from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.llama_cpp import embedding
 from inference_engine.infra.runtimes.llama_cpp import options as sizes
+from inference_engine.infra.runtimes.llama_cpp.adapters import Adapters, load_adapters
 from inference_engine.infra.runtimes.llama_cpp.embedding import Role, TextRows, role_of
 from inference_engine.infra.runtimes.llama_cpp.generation import (
     completion_body,
@@ -69,6 +70,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._vocabulary = 0
         self._chat = False
         self._rows: TextRows | None = None
+        self._adapters = Adapters({})
         self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -88,6 +90,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         role = role_of(manifest.task, head)
         if role != "generate":
             return self._load_texts(role, manifest, options, head, params, path)
+        self._adapters = load_adapters(params, options, head, folder)
         self._start(params, path)
         properties = self._properties()
         self._context = int(properties["default_generation_settings"]["n_ctx"])
@@ -98,6 +101,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             kinds=("chat", "complete") if self._chat else ("complete",),
             concurrency=parallel,
             context_length=self._context,
+            adapters=self._adapters.names,
             details=_details(head, properties, threads),
         )
 
@@ -136,6 +140,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             return
         grammar = None if request.constraint is None else _grammar(request.constraint, delivered.text[len(echo) :])
         body = completion_body(prompt, request, ids, grammar, self, self._defaults)
+        body |= self._adapters.chosen(request.adapter)
         plan = Plan(
             prompt_field(request),
             self._context,
