@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 _TIMEOUT_S = 30.0
+_DATA = b"data: "
 
 
 class HttpSideError(Exception):
@@ -57,6 +59,31 @@ class HttpSide:
         """The ids of `text`, with those that the model puts around every prompt, and with special tokens recognised."""
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return list(self._call("POST", "/tokenize", body)["tokens"])
+
+    def stream(self, path: str, body: object, take: Callable[[bytes], bool]) -> None:
+        """POST `body` and hand each event to `take` until there are no more or it returns True, which cancels.
+
+        What the server answers instead of events (an error) is handed over as one event.
+
+        Raises:
+            HttpSideError: the server does not answer.
+        """
+        connection = _Connection(self._path)
+        try:
+            connection.connect()
+            connection.sock.settimeout(None)  # a prefill may be silent for minutes; the server lives in this process
+            connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                take(response.read())
+                return
+            for line in response:
+                if line.startswith(_DATA) and take(line[len(_DATA) :]):
+                    return
+        except (OSError, http.client.HTTPException) as error:
+            raise HttpSideError(f"the llama.cpp server does not answer: {error}") from error
+        finally:
+            connection.close()
 
     def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
         connection = _Connection(self._path)

@@ -53,6 +53,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling: values for what requests leave open.
     pooling: how an embedding model's token vectors become one; default: the file's own, else mean for encoders and last
     for models that write. normalize: scale embeddings to length 1.
+    mmproj: the file of a projector, with which messages may hold images (or sounds).
     adapters: LoRA adapters by name, a file or {file, scale}; a request for `model@name` is answered with that one.
     """
 
@@ -69,6 +70,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling: SamplingDefaults = SamplingDefaults()
     pooling: Pooling | None = None
     normalize: bool = True
+    mmproj: str | None = None
     adapters: dict[str, str | AdapterOptions] = {}
 
 

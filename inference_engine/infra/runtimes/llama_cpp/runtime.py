@@ -45,6 +45,7 @@ from inference_engine.infra.runtimes.llama_cpp.generation import (
 )
 from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
+from inference_engine.infra.runtimes.llama_cpp.media import MediaDesk, as_chunk, load_projector, media_body
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
 from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
 from inference_engine.infra.runtimes.options import decode_options
@@ -71,6 +72,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._chat = False
         self._rows: TextRows | None = None
         self._adapters = Adapters({})
+        self._media: MediaDesk | None = None
         self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -91,9 +93,12 @@ class LlamaCppRuntime(RuntimeDefaults):
         if role != "generate":
             return self._load_texts(role, manifest, options, head, params, path)
         self._adapters = load_adapters(params, options, head, folder)
+        if options.mmproj is not None:
+            load_projector(params, options.mmproj, head, folder)
         self._start(params, path)
         properties = self._properties()
         self._context = int(properties["default_generation_settings"]["n_ctx"])
+        self._media = None if options.mmproj is None else MediaDesk(properties)
         self._vocabulary = head.length("tokenizer.ggml.tokens")
         self._spaced = head.metadata.get("tokenizer.ggml.model") != "gpt2"
         self._chat = template is not None or "tokenizer.chat_template" in head.metadata
@@ -102,6 +107,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             concurrency=parallel,
             context_length=self._context,
             adapters=self._adapters.names,
+            media=self._media.kinds if self._media else (),
             details=_details(head, properties, threads),
         )
 
@@ -131,6 +137,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
         if self._rows is not None:
             raise UnsupportedTask("this model embeds or reranks texts, it does not write", param="model")
+        request, media = self._media.taken(request) if self._media else (request, [])
         prompt = self._prompt(request)
         echo = prompt if isinstance(request, Complete) and request.echo else ""
         ids = delivered_ids(delivered, echo, self)
@@ -149,6 +156,8 @@ class LlamaCppRuntime(RuntimeDefaults):
             logprobs=request.sampling.logprobs,
             echo="" if delivered.text else echo,
         )
+        if self._media:
+            body = media_body(body, prompt, delivered.text[len(echo) :], media)
         self._complete(body, plan, sink)
 
     def close(self) -> None:
@@ -166,6 +175,9 @@ class LlamaCppRuntime(RuntimeDefaults):
     def tokenize(self, request: Generate) -> tuple[int, ...]:
         if isinstance(request, Transcribe):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
+        request, media = self._media.taken(request) if self._media else (request, [])
+        if media:
+            raise UnsupportedTask("the tokens of images and sounds cannot be told: send text only", param="messages")
         return tuple(self._tokenize(self._prompt(request), prompt=True))
 
     def token_ids(self, text: str) -> list[int]:
@@ -232,8 +244,11 @@ class LlamaCppRuntime(RuntimeDefaults):
     def _complete(self, body: dict[str, Any], plan: Plan, sink: Sink) -> None:
         stream = Stream(plan, sink)
         try:
-            self._server.handle_completions(msgspec.json.encode(body), stream)
-        except (RuntimeError, ValueError) as error:
+            if self._media:
+                self._http.stream("/completion", body, lambda event: stream(as_chunk(event)))
+            else:
+                self._server.handle_completions(msgspec.json.encode(body), stream)
+        except (RuntimeError, ValueError, HttpSideError) as error:
             raise InferenceFailed(f"llama.cpp failed: {error}") from error
         if stream.error is not None:
             raise stream.error
