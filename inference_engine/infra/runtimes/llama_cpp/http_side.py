@@ -60,6 +60,10 @@ class HttpSide:
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return list(self._call("POST", "/tokenize", body)["tokens"])
 
+    def slots(self) -> bytes:
+        """The state of each slot as JSON (`/slots`)."""
+        return self._answer("GET", "/slots", None)[1]
+
     def stream(self, path: str, body: object, take: Callable[[bytes], bool]) -> None:
         """POST `body` and hand each event to `take` until there are no more or it returns True, which cancels.
 
@@ -86,17 +90,20 @@ class HttpSide:
             connection.close()
 
     def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
+        status, answer = self._answer(method, path, body)
+        decoded: dict[str, Any] = msgspec.json.decode(answer)
+        if status != 200:
+            raise HttpSideError(str(decoded.get("error", {}).get("message", answer[:500])))
+        return decoded
+
+    def _answer(self, method: str, path: str, body: object) -> tuple[int, bytes]:
         connection = _Connection(self._path)
         try:
             payload = None if body is None else msgspec.json.encode(body)
             connection.request(method, path, payload, {"Content-Type": "application/json"})
             response = connection.getresponse()
-            answer = response.read()
+            return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise HttpSideError(f"the llama.cpp server does not answer: {error}") from error
         finally:
             connection.close()
-        decoded: dict[str, Any] = msgspec.json.decode(answer)
-        if response.status != 200:
-            raise HttpSideError(str(decoded.get("error", {}).get("message", answer[:500])))
-        return decoded

@@ -42,6 +42,26 @@ class AdapterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: Annotated[float, msgspec.Meta(ge=-100, le=100)] = 1.0
 
 
+class DraftOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A small model in the model's folder that guesses ahead.
+
+    Between `min_tokens` and `max_tokens` are guessed at once, as long as the draft gives each at least
+    `min_probability`.
+    """
+
+    artifact: str
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    min_tokens: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    min_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+
+
+class NgramOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Guesses from the text itself: where the last `match` tokens stood before, up to `max_tokens` that followed."""
+
+    match: Annotated[int, msgspec.Meta(ge=1, le=64)] = 6
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+
+
 class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`options` of a llama_cpp model. None is decided when the model is loaded.
 
@@ -54,6 +74,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pooling: how an embedding model's token vectors become one; default: the file's own, else mean for encoders and last
     for models that write. normalize: scale embeddings to length 1.
     mmproj: the file of a projector, with which messages may hold images (or sounds).
+    draft: a small model of the same vocabulary that guesses ahead. ngram: guesses from repetitions in the text.
     adapters: LoRA adapters by name, a file or {file, scale}; a request for `model@name` is answered with that one.
     """
 
@@ -71,6 +92,8 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pooling: Pooling | None = None
     normalize: bool = True
     mmproj: str | None = None
+    draft: DraftOptions | None = None
+    ngram: NgramOptions | None = None
     adapters: dict[str, str | AdapterOptions] = {}
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_h
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
 from inference_engine.infra.runtimes.llama_cpp.media import MediaDesk, as_chunk, load_projector, media_body
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
+from inference_engine.infra.runtimes.llama_cpp.slots import Gauges
+from inference_engine.infra.runtimes.llama_cpp.speculation import check_guessing, set_speculation
 from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.threads import thread_count
@@ -73,6 +76,8 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._rows: TextRows | None = None
         self._adapters = Adapters({})
         self._media: MediaDesk | None = None
+        self._guesses = False
+        self._gauges: Gauges | None = None
         self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -95,10 +100,12 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._adapters = load_adapters(params, options, head, folder)
         if options.mmproj is not None:
             load_projector(params, options.mmproj, head, folder)
+        self._guesses = set_speculation(params, options, head, folder)
         self._start(params, path)
         properties = self._properties()
         self._context = int(properties["default_generation_settings"]["n_ctx"])
         self._media = None if options.mmproj is None else MediaDesk(properties)
+        self._gauges = Gauges(self._server.handle_metrics, self._http, self._context)
         self._vocabulary = head.length("tokenizer.ggml.tokens")
         self._spaced = head.metadata.get("tokenizer.ggml.model") != "gpt2"
         self._chat = template is not None or "tokenizer.chat_template" in head.metadata
@@ -120,6 +127,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         embedding.prepare(params, pooling, limit, manifest.execution.max_batch_size)
         self._start(params, path)
         details = _details(head, self._properties(), thread_count(manifest.execution.threads)) | {"pooling": pooling}
+        self._gauges = Gauges(self._server.handle_metrics, self._http, 0)
         self._rows = TextRows(role, self._server, self._http, head, limit, normalize=options.normalize)
         try:
             return self._rows.loaded(details)
@@ -137,6 +145,8 @@ class LlamaCppRuntime(RuntimeDefaults):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
         if self._rows is not None:
             raise UnsupportedTask("this model embeds or reranks texts, it does not write", param="model")
+        if self._guesses:
+            check_guessing(request)
         request, media = self._media.taken(request) if self._media else (request, [])
         prompt = self._prompt(request)
         echo = prompt if isinstance(request, Complete) and request.echo else ""
@@ -161,11 +171,17 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._complete(body, plan, sink)
 
     def close(self) -> None:
+        if self._gauges is not None:
+            self._gauges.close()
+            self._gauges = None
         self._rows = None
         self._server = None  # its destructor ends the decoding loop and joins its threads
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+    def gauges(self) -> Mapping[str, float]:
+        return {} if self._gauges is None else self._gauges.read()
 
     @property
     def size(self) -> int:
@@ -279,7 +295,7 @@ def _params(options: LlamaCppOptions, path: Path, *, device: str, threads: int) 
     params.model_alias = {"model"}
     params.verbosity = -1
     params.ui = False
-    params.endpoint_slots = False
+    params.endpoint_slots = True
     params.endpoint_metrics = True
     params.sse_ping_interval = -1
     params.ctx_shift = False  # a full context ends the answer; nothing is cut silently
