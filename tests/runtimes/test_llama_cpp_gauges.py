@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -32,9 +33,7 @@ class FakeServer:
     """Counters and slots that a test sets; `held` stops an answer."""
 
     def __init__(self) -> None:
-        self.counters = dict.fromkeys(
-            ("prompt", "cached", "prompt_s", "written", "written_s", "guessed", "accepted"), 0.0
-        )
+        self.counters = dict.fromkeys(re.findall(r"{(\w+)}", METRICS), 0.0)
         self.state = b"[]"
         self.go = threading.Event()
         self.go.set()

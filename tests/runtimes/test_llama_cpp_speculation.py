@@ -23,13 +23,14 @@ REQUESTS: tuple[Generate, ...] = (
     Chat((Message("user", "How do I add my own model?"),), GREEDY),
     Complete("The server The server The server", GREEDY),
     Complete("The server reads models from a folder. " * 6, GREEDY, echo=True),
+    Complete("a b c d e f g " * 20, Sampling(max_tokens=60, temperature=0, ignore_eos=True)),
     Chat((Message("user", "Who are you?"),), GREEDY, constraint=SCHEMA),
     Chat((Message("user", "What is a route?"),), Sampling(max_tokens=40, temperature=0, repeat_penalty=1.2)),
     Chat((Message("user", "What is a route?"),), Sampling(max_tokens=60, temperature=0, stop=("the",))),
 )
 GUESSING = {
     "draft": {"draft": {"artifact": "draft.gguf"}},
-    "ngram": {"ngram": {"match": 3, "max_tokens": 8}},
+    "ngram": {"ngram": {"match": 2, "max_tokens": 4}},
     "both": {"draft": {"artifact": "draft.gguf", "max_tokens": 3}, "ngram": {}},
 }
 
