@@ -21,9 +21,7 @@ SCHEMA = JsonSchema(
 )
 REQUESTS: tuple[Generate, ...] = (
     Chat((Message("user", "How do I add my own model?"),), GREEDY),
-    Complete("The server The server The server", GREEDY),
-    Complete("The server reads models from a folder. " * 6, GREEDY, echo=True),
-    Complete("a b c d e f g " * 20, Sampling(max_tokens=60, temperature=0, ignore_eos=True)),
+    Complete("The server", GREEDY, echo=True),
     Chat((Message("user", "Who are you?"),), GREEDY, constraint=SCHEMA),
     Chat((Message("user", "What is a route?"),), Sampling(max_tokens=40, temperature=0, repeat_penalty=1.2)),
     Chat((Message("user", "What is a route?"),), Sampling(max_tokens=60, temperature=0, stop=("the",))),
@@ -49,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_answers_are_those_of_the_model_alone(guide: LlamaCppRuntime, folder: Path, kind: str) -> None:
     runtime = LlamaCppRuntime()
     runtime.load(llama_manifest("guide.gguf", **GUESSING[kind]), folder)
-    for request in REQUESTS:
+    question, first = Message("user", "Who are you?"), answer(guide, Chat((Message("user", "Who are you?"),), GREEDY))
+    again = Chat((question, Message("assistant", first.text), question), GREEDY)  # repeats itself, as it was trained to
+    for request in (*REQUESTS, again):
         plain, guessed = answer(guide, request), answer(runtime, request)
         assert guessed.text == plain.text
         assert guessed.done.reason == plain.done.reason
