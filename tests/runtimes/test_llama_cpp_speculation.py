@@ -65,7 +65,7 @@ def test_the_answers_are_those_of_the_model_alone(guide: LlamaCppRuntime, folder
     assert 0 < gauges["draft_accepted_tokens"] <= gauges["draft_tokens"]
     assert gauges["draft_acceptance_ratio"] == pytest.approx(gauges["draft_accepted_tokens"] / gauges["draft_tokens"])
     if kind == "draft":
-        assert gauges["draft_acceptance_ratio"] > 0.9
+        assert gauges["draft_acceptance_ratio"] > 0.8
 
 
 def test_several_streams_guess_together(guide: LlamaCppRuntime, folder: Path) -> None:
