@@ -331,7 +331,7 @@ class ModelService:
             before = live.executor.status().memory_bytes
             entry.live = None
             await live.batches.close()
-            await live.executor.stop(grace_s=1.0)
+            await live.executor.stop(grace_s=1.0 + live.loaded.closing_s)
         finally:
             entry.draining = False
             entry.loaded_at = None

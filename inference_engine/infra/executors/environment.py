@@ -9,7 +9,7 @@ from inference_engine.domain.model import Manifest
 from inference_engine.infra.native_build import path_with
 
 CACHE_DIR = "INFERENCE_ENGINE_CACHE_DIR"
-"""A folder that a runtime may create and fill; what lies there survives unloading and restarts."""
+"""Names a folder that a runtime may create and fill; what lies there survives unloading and restarts."""
 
 
 class RunnerEnvironment:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 _TIMEOUT_S = 30.0
+_SLOT_TIMEOUT_S = 300.0  # gigabytes may have to be written
 _DATA = b"data: "
 
 
@@ -22,8 +23,8 @@ class HttpSideError(Exception):
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float = _TIMEOUT_S) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -64,6 +65,15 @@ class HttpSide:
         """The state of each slot as JSON (`/slots`)."""
         return self._answer("GET", "/slots", None)[1]
 
+    def slot_action(self, slot: int, action: str, filename: str) -> dict[str, Any]:
+        """`save` or `restore` a slot's KV cache, to or from a file in the server's `slot_save_path`.
+
+        Raises:
+            HttpSideError: it could not be done.
+        """
+        path = f"/slots/{slot}?action={action}"
+        return self._call("POST", path, {"filename": filename}, timeout_s=_SLOT_TIMEOUT_S)
+
     def stream(self, path: str, body: object, take: Callable[[bytes], bool]) -> None:
         """POST `body` and hand each event to `take` until there are no more or it returns True, which cancels.
 
@@ -89,15 +99,15 @@ class HttpSide:
         finally:
             connection.close()
 
-    def _call(self, method: str, path: str, body: object) -> dict[str, Any]:
-        status, answer = self._answer(method, path, body)
+    def _call(self, method: str, path: str, body: object, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
+        status, answer = self._answer(method, path, body, timeout_s)
         decoded: dict[str, Any] = msgspec.json.decode(answer)
         if status != 200:
             raise HttpSideError(str(decoded.get("error", {}).get("message", answer[:500])))
         return decoded
 
-    def _answer(self, method: str, path: str, body: object) -> tuple[int, bytes]:
-        connection = _Connection(self._path)
+    def _answer(self, method: str, path: str, body: object, timeout_s: float = _TIMEOUT_S) -> tuple[int, bytes]:
+        connection = _Connection(self._path, timeout_s)
         try:
             payload = None if body is None else msgspec.json.encode(body)
             connection.request(method, path, payload, {"Content-Type": "application/json"})

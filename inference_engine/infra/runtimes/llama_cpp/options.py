@@ -75,6 +75,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     for models that write. normalize: scale embeddings to length 1.
     mmproj: the file of a projector, with which messages may hold images (or sounds).
     draft: a small model of the same vocabulary that guesses ahead. ngram: guesses from repetitions in the text.
+    keep_cache: write the prompts' KV cache to disk when the model is unloaded, read it when it is loaded again.
     adapters: LoRA adapters by name, a file or {file, scale}; a request for `model@name` is answered with that one.
     """
 
@@ -91,6 +92,7 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sampling: SamplingDefaults = SamplingDefaults()
     pooling: Pooling | None = None
     normalize: bool = True
+    keep_cache: bool = False
     mmproj: str | None = None
     draft: DraftOptions | None = None
     ngram: NgramOptions | None = None

@@ -10,6 +10,8 @@ cores one stream was ten times slower) and GGML_NO_BACKTRACE=1 (else an abort st
 
 from __future__ import annotations
 
+import glob
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -46,6 +48,7 @@ from inference_engine.infra.runtimes.llama_cpp.generation import (
 )
 from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
+from inference_engine.infra.runtimes.llama_cpp.kept_cache import SAVE_S, KeptCache, open_kept_cache
 from inference_engine.infra.runtimes.llama_cpp.media import MediaDesk, as_chunk, load_projector, media_body
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
 from inference_engine.infra.runtimes.llama_cpp.slots import Gauges
@@ -78,6 +81,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._media: MediaDesk | None = None
         self._guesses = False
         self._gauges: Gauges | None = None
+        self._kept: KeptCache | None = None
         self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -101,8 +105,11 @@ class LlamaCppRuntime(RuntimeDefaults):
         if options.mmproj is not None:
             load_projector(params, options.mmproj, head, folder)
         self._guesses = set_speculation(params, options, head, folder)
+        self._kept = open_kept_cache(params, manifest, options, _files(options, path, folder), _library())
         self._start(params, path)
         properties = self._properties()
+        if self._kept is not None:
+            self._kept.restore(self._http)
         self._context = int(properties["default_generation_settings"]["n_ctx"])
         self._media = None if options.mmproj is None else MediaDesk(properties)
         self._gauges = Gauges(self._server.handle_metrics, self._http, self._context)
@@ -115,6 +122,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             context_length=self._context,
             adapters=self._adapters.names,
             media=self._media.kinds if self._media else (),
+            closing_s=SAVE_S if self._kept else 0.0,
             details=_details(head, properties, threads),
         )
 
@@ -174,6 +182,8 @@ class LlamaCppRuntime(RuntimeDefaults):
         if self._gauges is not None:
             self._gauges.close()
             self._gauges = None
+        if self._kept is not None and self._server is not None:
+            self._kept.save(self._http)
         self._rows = None
         self._server = None  # its destructor ends the decoding loop and joins its threads
         if self._folder is not None:
@@ -318,6 +328,18 @@ def _params(options: LlamaCppOptions, path: Path, *, device: str, threads: int) 
     return params
 
 
+def _files(options: LlamaCppOptions, path: Path, folder: Path) -> list[Path]:
+    """The files that a KV cache depends on; of a split model all parts."""
+    parts = sorted(path.parent.glob(re.sub(r"-\d{5}-of-", "-*-of-", glob.escape(path.name))))
+    return [*parts, *([folder / options.mmproj] if options.mmproj else [])]
+
+
+def _library() -> str:
+    import xllamacpp
+
+    return f"xllamacpp {xllamacpp.__version__}"
+
+
 def _free_bytes() -> int:
     import psutil
 
@@ -336,6 +358,6 @@ def _details(head: GgufHead, properties: dict[str, Any], threads: int) -> dict[s
         "trained_context": head.of_architecture("context_length"),
         "vocabulary": head.length("tokenizer.ggml.tokens"),
         "threads": threads,
-        "library": f"xllamacpp {xllamacpp.__version__}",
+        "library": _library(),
         "processor_features": str(xllamacpp.get_system_info()).strip(" |"),
     }
