@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,21 @@ class HttpSide:
         """What the server says of its model (`/props`)."""
         return self._call("GET", "/props", None)
 
-    def apply_template(self, messages: list[dict[str, Any]], template_options: dict[str, Any]) -> str:
-        """The prompt for `messages`, exactly as `/chat/completions` would build it.
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of these tokens."""
+        return str(self._call("POST", "/detokenize", {"tokens": list(ids)})["content"])
+
+    def apply_template(
+        self, messages: list[dict[str, Any]], switches: dict[str, Any], tools: list[dict[str, Any]] | None = None
+    ) -> str:
+        """The prompt for `messages` and `tools`, exactly as `/chat/completions` would build it.
+
+        `switches` are further variables of the template.
 
         Raises:
             HttpSideError: the template refuses the messages.
         """
-        body = {"messages": messages, "chat_template_kwargs": template_options}
+        body = {"messages": messages, "chat_template_kwargs": switches, **({"tools": tools} if tools else {})}
         return str(self._call("POST", "/apply-template", body)["prompt"])
 
     def tokenize(self, text: str, *, prompt: bool = False) -> list[int]:

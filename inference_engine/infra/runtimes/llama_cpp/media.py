@@ -26,7 +26,6 @@ from inference_engine.infra.runtimes.llama_cpp.chunks import (
     Position,
     Progress,
     PromptDetails,
-    Timings,
     Verbose,
 )
 from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
@@ -127,11 +126,11 @@ def _width(head: GgufHead) -> int | None:
     return None
 
 
-def media_body(body: dict[str, Any], prompt: str, answer: str, media: list[str]) -> dict[str, Any]:
+def media_body(body: dict[str, Any], prompt: str | tuple[int, ...], answer: str, media: list[str]) -> dict[str, Any]:
     """`body` for the native endpoint. With media the prompt is text only: a continuation gives its `answer` as text."""
     changed = {name: value for name, value in body.items() if name != "response_fields"}
     if media:
-        changed["prompt"] = {"prompt_string": prompt + answer, "multimodal_data": media}
+        changed["prompt"] = {"prompt_string": f"{prompt}{answer}", "multimodal_data": media}
     return changed
 
 
@@ -172,7 +171,6 @@ def as_chunk(raw: bytes) -> bytes:
             choices=[Choice(event.content, logprobs, reason)],
             usage=usage,
             prompt_progress=event.prompt_progress,
-            timings=Timings() if event.timings and not event.stop else None,
             error=event.error,
             verbose=Verbose(event.tokens, event.tokens_predicted),
         )
