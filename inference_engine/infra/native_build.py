@@ -262,6 +262,8 @@ def _running(command: list[str], environment: dict[str, str]) -> Iterator[subpro
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _difference(wheel: list[list[list[Any]]], built: list[list[list[Any]]]) -> str:
@@ -273,7 +275,5 @@ def _difference(wheel: list[list[list[Any]]], built: list[list[list[Any]]]) -> s
                     break
                 return f"answer {number + 1}, token {position + 1}: {mine[0]!r} against {yours[0]!r}"
             if abs(mine[1] - yours[1]) > _SAME:
-                return (
-                    f"answer {number + 1}, token {position + 1}: log probability {mine[1]:.3f} against {yours[1]:.3f}"
-                )
+                return f"answer {number + 1}, token {position + 1}: logprob {mine[1]:.3f} against {yours[1]:.3f}"
     return ""

@@ -1,5 +1,6 @@
-"""Asks the built-in model a few questions and tells the answers and speeds: `python -m ...native_check FOLDER FILE`.
+"""Asks the built-in model a few questions and tells the answers and speeds.
 
+`python -m inference_engine.infra.native_check FOLDER FILE [ROUNDS]`
 Run once with each library to be compared, in a process of its own; the library that is first on the path answers.
 """
 
@@ -18,7 +19,6 @@ from inference_engine.infra.runtimes.llama_cpp import LlamaCppRuntime
 
 QUESTIONS = ("How do I add my own model?", "What is a route?", "Who are you?", "List the commands.", "pip install")
 _TOKENS = 48
-_ROUNDS = 5
 
 
 class _Sink:
@@ -46,7 +46,8 @@ def _answer(runtime: LlamaCppRuntime, question: str) -> list[list[Any]]:
     return [[p.chosen.token, p.chosen.logprob, p.top[0].logprob - p.top[1].logprob] for p in positions]
 
 
-def main(folder: Path, file: str) -> None:
+def main(folder: Path, file: str, rounds: int = 5) -> None:
+    """`rounds` is how often each speed is measured; the best counts."""
     import xllamacpp
 
     runtime = LlamaCppRuntime()
@@ -55,7 +56,7 @@ def main(folder: Path, file: str) -> None:
     runtime.load(Manifest("check", "1", "llama_cpp", file, execution=execution, options=options), folder)
     answers = [_answer(runtime, question) for question in QUESTIONS]
     prefill, decode = [], []
-    for number in range(_ROUNDS):
+    for number in range(rounds):
         prompt = f"{number} " + "The server reads its models from a folder and answers questions about them. " * 40
         prefill.append(_timed(runtime, Complete(prompt, Sampling(max_tokens=1)))[0])
         decode.append(_timed(runtime, Complete(f"{number}", Sampling(max_tokens=200, ignore_eos=True)))[0])
@@ -72,4 +73,4 @@ def main(folder: Path, file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
