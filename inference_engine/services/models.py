@@ -40,7 +40,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One model as people and tools see it. Byte counts are measured; times are UTC."""
+    """One model as people and tools see it. Byte counts are measured; times are UTC. `adapters` of a loaded one."""
 
     name: str
     version: str

@@ -20,17 +20,13 @@ class Models:
 
     async def list(self, exchange: Exchange) -> None:
         statuses = {(status.name, status.version): status for status in self._models.statuses()}
-        named: list[tuple[str, str, ModelStatus]] = [
-            (route.name, route.rule, statuses[route.target.name, route.target.version])
-            for route in self._models.routes()
-            if (route.target.name, route.target.version) in statuses
-        ]
-        named += [(f"{status.name}:{status.version}", "exact", status) for status in statuses.values()]
-        found = [
-            _model(public, rule, status)
-            for name, rule, status in named
-            for public in (name, *(f"{name}@{adapter}" for adapter in status.adapters))
-        ]
+        found: list[Model] = []
+        for route in self._models.routes():
+            status = statuses.get((route.target.name, route.target.version))
+            if status is not None:
+                found += _with_adapters(route.name, route.rule, status)
+        for status in statuses.values():
+            found += _with_adapters(f"{status.name}:{status.version}", "exact", status)
         await exchange.respond(200, _ENCODER.encode(ModelList("list", found)), compress=True)
 
     async def get(self, exchange: Exchange) -> None:
@@ -41,11 +37,17 @@ class Models:
             raise ModelNotFound(
                 f"{served.ref} has no adapter {served.adapter!r}; known adapters: {known}", param="model"
             )
-        model = _model(served.route, served.rule, status)
+        parent = served.route.partition("@")[0] if served.adapter else None
+        model = _model(served.route, served.rule, status, parent)
         await exchange.respond(200, _ENCODER.encode(model), compress=True)
 
 
-def _model(public: str, rule: str, status: ModelStatus) -> Model:
+def _with_adapters(public: str, rule: str, status: ModelStatus) -> list[Model]:
+    adapters = [_model(f"{public}@{adapter}", rule, status, public) for adapter in status.adapters]
+    return [_model(public, rule, status), *adapters]
+
+
+def _model(public: str, rule: str, status: ModelStatus, parent: str | None = None) -> Model:
     return Model(
         id=public,
         object="model",
@@ -59,4 +61,5 @@ def _model(public: str, rule: str, status: ModelStatus) -> Model:
         description=status.description,
         context_length=status.context_length,
         capabilities=status.capabilities,
+        parent=parent,
     )
