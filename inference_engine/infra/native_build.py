@@ -141,7 +141,7 @@ class NativeBuild:
             environment["CMAKE_GENERATOR"] = "Ninja"
         progress("fetching the sources", 0.0)
         tail: deque[str] = deque(maxlen=30)
-        with log.open("w") as written, _running(command, environment) as process:
+        with log.open("w", buffering=1) as written, _running(command, environment) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 written.write(line)
@@ -256,7 +256,7 @@ def _running(command: list[str], environment: dict[str, str]) -> Iterator[subpro
         process_group=0,
     )
     try:
-        os.setpriority(os.PRIO_PGRP, process.pid, 10)
+        os.setpriority(os.PRIO_PGRP, process.pid, max(10, os.getpriority(os.PRIO_PROCESS, 0)))
         yield process
     finally:
         if process.poll() is None:

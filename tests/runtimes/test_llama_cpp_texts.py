@@ -160,6 +160,16 @@ def test_a_template_of_the_file_is_used_and_counted(load: Load, tmp_path: Path) 
     assert outputs[SCORE][0] == pytest.approx(1 / (1 + np.exp(-logit)), abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"adapters": {"a": "a"}}, {"mmproj": "x"}, {"draft": {"artifact": "x"}}, {"ngram": {}}, {"keep_cache": True}],
+)
+def test_what_only_writers_use_is_refused(load: Load, tmp_path: Path, options: dict[str, object]) -> None:
+    tiny_bert(tmp_path / "model.gguf")
+    with pytest.raises(InvalidManifest, match=rf"options\.{next(iter(options))} is for models that write"):
+        load(**options)
+
+
 def test_what_cannot_rerank_says_so(load: Load, tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "model.gguf")
     with pytest.raises(InvalidManifest, match="no classifier head"):

@@ -81,6 +81,21 @@ def role_of(task: str, head: GgufHead) -> Role:
     return "embed" if is_encoder(head) or pooling in _POOLINGS else "generate"
 
 
+def check_options(options: LlamaCppOptions) -> None:
+    """Refuse what only a model that writes can use.
+
+    Raises:
+        InvalidManifest: names the option.
+    """
+    for name in ("adapters", "mmproj", "draft", "ngram", "keep_cache"):
+        if getattr(options, name):
+            raise InvalidManifest(
+                f"options.{name} is for models that write, this one embeds or reranks: take it out, or set task to "
+                "text-generation",
+                param=f"options.{name}",
+            )
+
+
 def pooling_of(role: Role, options: LlamaCppOptions, head: GgufHead) -> str:
     """How the vectors of a text's tokens become one: llama.cpp's word for it.
 

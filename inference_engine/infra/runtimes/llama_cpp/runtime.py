@@ -131,6 +131,7 @@ class LlamaCppRuntime(RuntimeDefaults):
         self, role: Role, manifest: Manifest, options: LlamaCppOptions, head: GgufHead, params: Any, path: Path
     ) -> Loaded:
         """Load a model that embeds or reranks."""
+        embedding.check_options(options)
         pooling = embedding.pooling_of(role, options, head)
         limit = embedding.longest(options, head)
         embedding.prepare(params, pooling, limit, manifest.execution.max_batch_size)
