@@ -18,7 +18,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -223,6 +222,8 @@ def _installed() -> str:
 
 def _require_tools() -> None:
     """Raises `RuntimeMissing` naming the first tool that is not there."""
+    import sysconfig
+
     missing = [
         ("cmake", shutil.which("cmake"), "apt install cmake, or pip install cmake"),
         ("a C++ compiler", _compiler(), "apt install g++"),

@@ -212,7 +212,7 @@ class TextRows:
         _raise(answer.error)
         vectors = [np.frombuffer(base64.b64decode(item.embedding), np.float32) for item in answer.data]
         stacked: Array = np.stack(vectors)
-        return stacked
+        return _finite(stacked)
 
     def _rerank(self, batch: Tensors) -> Tensors:
         queries, documents = texts_of(batch[QUERY]), texts_of(batch[DOCUMENT])
@@ -240,8 +240,9 @@ class TextRows:
         scores = np.empty(len(documents), np.float32)
         for item in answer.results:
             scores[item.index] = item.relevance_score
+        _finite(scores)
         if self._sigmoid:
-            scores = np.asarray(1 / (1 + np.exp(-scores.astype(np.float64))), np.float32)
+            scores = np.asarray(1 / (1 + np.exp(-np.clip(scores, -80, 80))), np.float32)
         return scores, answer.usage.prompt_tokens
 
 
@@ -278,6 +279,13 @@ def _called(handler: Callable[[bytes], bytes], body: dict[str, Any]) -> bytes:
         return handler(msgspec.json.encode(body))
     except (RuntimeError, ValueError) as error:
         raise InferenceFailed(f"llama.cpp failed: {error}") from error
+
+
+def _finite(values: Array) -> Array:
+    """`values`, or `InferenceFailed`: no client can read a vector with a value that is not a number."""
+    if not np.isfinite(values).all():
+        raise InferenceFailed("the model gave a value that is not a number: its file may be damaged")
+    return values
 
 
 def _raise(error: ChunkError | None) -> None:
