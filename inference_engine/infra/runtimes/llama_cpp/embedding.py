@@ -7,7 +7,7 @@ context. A text that does not fit is refused, never cut.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -61,7 +61,7 @@ class TextServer(Protocol):
 class Words(Protocol):
     """What splits texts into tokens."""
 
-    def split(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+    def split_all(self, texts: Sequence[str], *, add_special: bool, parse_special: bool) -> list[list[int]]: ...
 
 
 def is_encoder(head: GgufHead) -> bool:
@@ -169,29 +169,29 @@ class TextRows:
         if self._role == "rerank":
             if self._template is None:
                 _, total = self._scores("a", ["a"])
-                self._frame = total - 2 * len(self._plain("a"))
+                self._frame = total - 2 * len(self._plain(["a"])[0])
             return Loaded(("rerank", "predict"), RERANK_SIGNATURE, context_length=self._limit, details=details)
-        size = self._vectors([self._prompt("a")]).shape[1]
+        size = self._vectors(self._prompts(["a"])).shape[1]
         return Loaded(("embed", "predict"), embed_signature(size), context_length=self._limit, details=details)
 
     def run(self, batch: Tensors) -> Tensors:
         """See `Runtime.run`; tensors as in `domain/text_tensors.py`."""
         return self._rerank(batch) if self._role == "rerank" else self._embed(batch)
 
-    def _prompt(self, text: str) -> list[int]:
-        return self._split(text, add_special=True, parse_special=True)
+    def _prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._split(texts, add_special=True, parse_special=True)
 
-    def _plain(self, text: str) -> list[int]:
-        return self._split(text, add_special=False, parse_special=False)
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._split(texts, add_special=False, parse_special=False)
 
-    def _split(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    def _split(self, texts: Sequence[str], *, add_special: bool, parse_special: bool) -> list[list[int]]:
         try:
-            return self._words.split(text, add_special=add_special, parse_special=parse_special)
+            return self._words.split_all(texts, add_special=add_special, parse_special=parse_special)
         except HttpSideError as error:
             raise InferenceFailed(f"llama.cpp cannot tokenize: {error}") from error
 
     def _embed(self, batch: Tensors) -> Tensors:
-        rows = [self._checked(self._prompt(text), "input") for text in texts_of(batch[TEXT])]
+        rows = [self._checked(ids, "input") for ids in self._prompts(texts_of(batch[TEXT]))]
         return {EMBEDDING: self._vectors(rows), TOKENS: np.asarray([len(ids) for ids in rows], np.int32)}
 
     def _checked(self, ids: list[int], field: str) -> list[int]:
@@ -217,20 +217,26 @@ class TextRows:
     def _rerank(self, batch: Tensors) -> Tensors:
         queries, documents = texts_of(batch[QUERY]), texts_of(batch[DOCUMENT])
         scores = np.empty(len(queries), np.float32)
-        tokens = np.asarray([self._pair(*pair) for pair in zip(queries, documents, strict=True)], np.int32)
+        tokens = self._pair_tokens(queries, documents)
         for query in dict.fromkeys(queries):
             rows = [row for row, other in enumerate(queries) if other == query]
             scores[rows], _ = self._scores(query, [documents[row] for row in rows])
-        return {SCORE: scores, TOKENS: tokens}
+        return {SCORE: scores, TOKENS: np.asarray(tokens, np.int32)}
 
-    def _pair(self, query: str, document: str) -> int:
-        """The tokens of a query with a document."""
+    def _pair_tokens(self, queries: list[str], documents: list[str]) -> list[int]:
+        """The tokens of each query with its document."""
+        pairs = list(zip(queries, documents, strict=True))
         if self._template is None:
-            tokens = self._frame + len(self._plain(query)) + len(self._plain(document))
+            distinct = list(dict.fromkeys(queries))
+            known = dict(zip(distinct, map(len, self._plain(distinct)), strict=True))
+            lengths = [self._frame + known[query] for query in queries]
+            tokens = [length + len(ids) for length, ids in zip(lengths, self._plain(documents), strict=True)]
         else:
-            filled = self._template.replace("{query}", query).replace("{document}", document)
-            tokens = len(self._split(filled, add_special=False, parse_special=True))
-        self._check_length(tokens, "documents")
+            template = self._template
+            filled = [template.replace("{query}", query).replace("{document}", text) for query, text in pairs]
+            tokens = [len(ids) for ids in self._split(filled, add_special=False, parse_special=True)]
+        for count in tokens:
+            self._check_length(count, "documents")
         return tokens
 
     def _scores(self, query: str, documents: list[str]) -> tuple[Array, int]:

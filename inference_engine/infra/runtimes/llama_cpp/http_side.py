@@ -69,6 +69,18 @@ class HttpSide:
         body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return list(self._call("POST", "/tokenize", body)["tokens"])
 
+    def split_all(self, texts: Sequence[str], *, add_special: bool, parse_special: bool) -> list[list[int]]:
+        """`split` for many texts over one connection."""
+        connection = _Connection(self._path)
+        try:
+            found = []
+            for text in texts:
+                body = {"content": text, "add_special": add_special, "parse_special": parse_special}
+                found.append(list(_checked(*_exchange(connection, "POST", "/tokenize", body))["tokens"]))
+            return found
+        finally:
+            connection.close()
+
     def slots(self) -> bytes:
         """The state of each slot as JSON (`/slots`)."""
         return self._answer("GET", "/slots", None)[1]
@@ -108,20 +120,29 @@ class HttpSide:
             connection.close()
 
     def _call(self, method: str, path: str, body: object, timeout_s: float = _TIMEOUT_S) -> dict[str, Any]:
-        status, answer = self._answer(method, path, body, timeout_s)
-        decoded: dict[str, Any] = msgspec.json.decode(answer)
-        if status != 200:
-            raise HttpSideError(str(decoded.get("error", {}).get("message", answer[:500])))
-        return decoded
+        return _checked(*self._answer(method, path, body, timeout_s))
 
     def _answer(self, method: str, path: str, body: object, timeout_s: float = _TIMEOUT_S) -> tuple[int, bytes]:
         connection = _Connection(self._path, timeout_s)
         try:
-            payload = None if body is None else msgspec.json.encode(body)
-            connection.request(method, path, payload, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise HttpSideError(f"the llama.cpp server does not answer: {error}") from error
+            return _exchange(connection, method, path, body)
         finally:
             connection.close()
+
+
+def _exchange(connection: _Connection, method: str, path: str, body: object) -> tuple[int, bytes]:
+    """One request and its answer; the connection may be used again."""
+    try:
+        payload = None if body is None else msgspec.json.encode(body)
+        connection.request(method, path, payload, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise HttpSideError(f"the llama.cpp server does not answer: {error}") from error
+
+
+def _checked(status: int, answer: bytes) -> dict[str, Any]:
+    decoded: dict[str, Any] = msgspec.json.decode(answer)
+    if status != 200:
+        raise HttpSideError(str(decoded.get("error", {}).get("message", answer[:500])))
+    return decoded
