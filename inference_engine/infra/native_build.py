@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ BEYOND_WHEEL = (
 )
 _TIE = 0.05  # natural log: two tokens so close may change places between instruction sets
 _SAME = 0.15
+_END_S = 10.0
+_DISK_BYTES = 2 << 30
 _STEP = re.compile(r"^\s*\[\s*(\d+)(?:/(\d+)|%)\]")
 
 Progress = Callable[[str, float], None]
@@ -105,16 +108,22 @@ class NativeBuild:
         """
         _require_tools()
         with self._alone():
-            making = self._root / "making"
-            shutil.rmtree(making, ignore_errors=True)
+            free = shutil.disk_usage(self._root).free
+            if free < _DISK_BYTES:
+                raise ModelError(f"{self._root} has {free >> 20} MB free, a build needs {_DISK_BYTES >> 20}: free some")
+            making, scratch = self._root / "making", self._root / "scratch"
+            for folder in (making, scratch):
+                shutil.rmtree(folder, ignore_errors=True)
+            scratch.mkdir()
             try:
-                self._compile(making, source, jobs or os.cpu_count() or 1, progress)
+                self._compile(making, scratch, source, jobs or os.cpu_count() or 1, progress)
                 stamp = self._compared(making, progress)
                 (making / "stamp.json").write_bytes(msgspec.json.encode(stamp))
                 shutil.rmtree(self.folder, ignore_errors=True)
                 making.rename(self.folder)
             finally:
-                shutil.rmtree(making, ignore_errors=True)
+                for folder in (making, scratch):
+                    shutil.rmtree(folder, ignore_errors=True)
         return self.status()
 
     @contextlib.contextmanager
@@ -127,7 +136,7 @@ class NativeBuild:
                 raise ModelError(f"another build is running in {self._root}: wait for it") from None
             yield
 
-    def _compile(self, target: Path, source: str | None, jobs: int, progress: Progress) -> None:
+    def _compile(self, target: Path, scratch: Path, source: str | None, jobs: int, progress: Progress) -> None:
         log = self._root / "build.log"
         command = [sys.executable, "-m", "pip", "install", "--verbose", "--no-cache-dir", "--no-deps"]
         command += ["--disable-pip-version-check", "--target", str(target), "--no-binary", PACKAGE]
@@ -136,6 +145,7 @@ class NativeBuild:
         command.append(source or f"{PACKAGE}=={_installed()}")
         flags = " ".join(CMAKE_FLAGS)
         environment = os.environ | {"CMAKE_ARGS": flags, "NPROC": str(jobs), "PYTHONUNBUFFERED": "1"}
+        environment["TMPDIR"] = str(scratch)  # pip leaves its own folder behind when it is ended
         if shutil.which("ninja"):
             environment["CMAKE_GENERATOR"] = "Ninja"
         progress("fetching the sources", 0.0)
@@ -261,8 +271,12 @@ def _running(command: list[str], environment: dict[str, str]) -> Iterator[subpro
         yield process
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            os.killpg(process.pid, signal.SIGTERM)  # which ninja hands on: its compilers are in groups of their own
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         if process.stdout is not None:
             process.stdout.close()
 
@@ -270,11 +284,17 @@ def _running(command: list[str], environment: dict[str, str]) -> Iterator[subpro
 def _difference(wheel: list[list[list[Any]]], built: list[list[list[Any]]]) -> str:
     """Where the answers part, or an empty text. A near tie between two tokens may fall either way."""
     for number, (one, other) in enumerate(zip(wheel, built, strict=True)):
-        for position, (mine, yours) in enumerate(zip(one, other, strict=False)):
-            if mine[0] != yours[0]:
-                if mine[2] < _TIE:
-                    break
-                return f"answer {number + 1}, token {position + 1}: {mine[0]!r} against {yours[0]!r}"
-            if abs(mine[1] - yours[1]) > _SAME:
-                return f"answer {number + 1}, token {position + 1}: logprob {mine[1]:.3f} against {yours[1]:.3f}"
+        found = _parting(one, other)
+        if found:
+            return f"answer {number + 1}, {found}"
+    return ""
+
+
+def _parting(one: list[list[Any]], other: list[list[Any]]) -> str:
+    for position, (mine, yours) in enumerate(zip_longest(one, other, fillvalue=["the end", 0.0, 1.0])):
+        if mine[0] != yours[0]:
+            tie = min(mine[2], yours[2]) < _TIE
+            return "" if tie else f"token {position + 1}: {mine[0]!r} against {yours[0]!r}"
+        if abs(mine[1] - yours[1]) > _SAME:
+            return f"token {position + 1}: logprob {mine[1]:.3f} against {yours[1]:.3f}"
     return ""

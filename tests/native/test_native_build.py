@@ -106,6 +106,8 @@ def test_answers_are_compared_and_near_ties_allowed() -> None:
     assert native_build._difference(wheel, tie) == ""
     other = [[["a", -0.1, 2.0], ["x", -0.2, 1.0]], wheel[1]]
     assert native_build._difference(wheel, other) == "answer 1, token 2: 'b' against 'x'"
+    short = [wheel[0][:1], wheel[1]]
+    assert native_build._difference(wheel, short) == "answer 1, token 2: 'b' against 'the end'"
     off = [[["a", -0.9, 2.0], ["b", -0.2, 1.0]], wheel[1]]
     assert "logprob -0.100 against -0.900" in native_build._difference(wheel, off)
 
