@@ -44,6 +44,7 @@ BEYOND_WHEEL = (
 _TIE = 0.05  # natural log: two tokens so close may change places between instruction sets
 _SAME = 0.15
 _END_S = 10.0
+_END: list[Any] = ["the end", 0.0, 1.0]
 _DISK_BYTES = 2 << 30
 _STEP = re.compile(r"^\s*\[\s*(\d+)(?:/(\d+)|%)\]")
 
@@ -291,7 +292,7 @@ def _difference(wheel: list[list[list[Any]]], built: list[list[list[Any]]]) -> s
 
 
 def _parting(one: list[list[Any]], other: list[list[Any]]) -> str:
-    for position, (mine, yours) in enumerate(zip_longest(one, other, fillvalue=["the end", 0.0, 1.0])):
+    for position, (mine, yours) in enumerate(zip_longest(one, other, fillvalue=_END)):
         if mine[0] != yours[0]:
             tie = min(mine[2], yours[2]) < _TIE
             return "" if tie else f"token {position + 1}: {mine[0]!r} against {yours[0]!r}"
