@@ -3,6 +3,8 @@
 load: `gguf_file` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
 generate: `prompts` renders the prompt, `infra/text` binds and reads the answer, `generation` builds the request,
 `stream` turns its chunks (`chunks`) into deltas.
+beside these: `embedding` (vectors and rankings), `adapters` (LoRA), `media` (images), `speculation` (guessing ahead),
+`kept_cache` (prompts kept on disk), `slots` (gauges).
 
 The process that loads a model should be started with OMP_WAIT_POLICY=passive (else OpenMP's threads spin, and on busy
 cores one stream was ten times slower) and GGML_NO_BACKTRACE=1 (else an abort starts a debugger that writes to stdout).
@@ -98,8 +100,21 @@ class LlamaCppRuntime(RuntimeDefaults):
         if template is not None:
             params.chat_template = template
         role = role_of(manifest.task, head)
-        if role != "generate":
-            return self._load_texts(role, manifest, options, head, params, path)
+        if role == "generate":
+            return self._load_writer(manifest, folder, options, head, params, template)
+        return self._load_texts(role, manifest, options, head, params, path)
+
+    def _load_writer(
+        self,
+        manifest: Manifest,
+        folder: Path,
+        options: LlamaCppOptions,
+        head: GgufHead,
+        params: Any,
+        template: str | None,
+    ) -> Loaded:
+        """Load a model that generates, with its adapters, projector and draft."""
+        path = artifact_path(folder, manifest.artifact)
         self._adapters = load_adapters(params, options, head, folder)
         if options.mmproj is not None:
             load_projector(params, options.mmproj, head, folder)
@@ -119,12 +134,12 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._prompts = Prompts(self._http, self._style, self._vocabulary)
         return Loaded(
             kinds=("complete",) if self._style is None else ("chat", "complete"),
-            concurrency=parallel,
+            concurrency=params.n_parallel,
             context_length=self._context,
             adapters=self._adapters.names,
             media=self._media.kinds if self._media else (),
             closing_s=SAVE_S if self._kept else 0.0,
-            details=_details(head, properties, threads),
+            details=_details(head, properties, params.cpuparams.n_threads),
         )
 
     def _load_texts(
