@@ -20,6 +20,7 @@ from inference_engine.domain.ports import (
     ExecutorState,
     ExecutorStatus,
     Loaded,
+    Media,
     Sink,
     StoredModel,
 )
@@ -135,9 +136,9 @@ class FakeExecutor:
     """`Executor` without a model.
 
     Predict requests are answered by `compute` (default: the inputs come back under the signature's output names).
-    Generations are answered with `words`, one delta each; `hold` stops before the word of that index until `go` is
-    set. `fail` is raised instead of computing; with `fail_after`, only after that many words. `closed` counts
-    generations that were closed before their end; `started` is set when one begins to wait.
+    Generations are answered with `words`, one delta each, or with `deltas` just as they are. `hold` stops before the
+    word of that index until `go` is set. `fail` is raised instead of computing; with `fail_after`, only after that
+    many words. `closed` counts generations that were closed before their end; `waiting` is set when one begins to wait.
     """
 
     batches_in_flight = 1
@@ -155,8 +156,10 @@ class FakeExecutor:
         fail_after: int | None = None,
         concurrency: int = 4,
         context_length: int | None = 4096,
+        media: tuple[Media, ...] = (),
     ) -> None:
-        self.loaded = Loaded(kinds, signature, concurrency, context_length)
+        self.loaded = Loaded(kinds, signature, concurrency, context_length, media=media)
+        self.deltas: list[Delta] = []
         self.words = list(words)
         self.reason: FinishReason = reason
         self.hold = hold
@@ -206,6 +209,10 @@ class FakeExecutor:
 
     async def _deltas(self, request: Generate) -> AsyncGenerator[Delta]:
         prompt = last_text(request)
+        for delta in self.deltas:
+            yield delta
+        if self.deltas:
+            return
         if isinstance(request, Complete) and request.echo:
             yield TextDelta(prompt)
         limit = request.sampling.max_tokens or len(self.words)

@@ -232,7 +232,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 MAX_CHOICES = 16
 MAX_STOP = 16
 MAX_TOOLS = 128
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 def check_generate(request: Generate) -> None:
@@ -265,7 +265,7 @@ def _check_chat(request: Chat) -> None:
     for index, name in enumerate(names):
         if not _TOOL_NAME.fullmatch(name):
             raise InvalidRequest(
-                f"tool name {name[:80]!r} is not valid: use 1 to 64 letters, digits, '_', '.' and '-'", param="tools"
+                f"tool name {name[:80]!r} is not valid: use 1 to 128 letters, digits, '_', '.' and '-'", param="tools"
             )
         if name in names[:index]:
             raise InvalidRequest(f"tools names {name!r} twice", param="tools")

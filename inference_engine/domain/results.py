@@ -130,11 +130,15 @@ class SegmentDelta(msgspec.Struct, frozen=True, array_like=True, tag="s"):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="d"):
-    """The end of choice `index`. Exactly one per choice, and nothing of that choice follows."""
+    """The end of choice `index`. Exactly one per choice, and nothing of that choice follows.
+
+    `stop` is the request's stop string that ended it, where one did and the runtime can tell.
+    """
 
     reason: FinishReason
     usage: Usage
     index: int = 0
+    stop: str | None = None
 
 
 Written = TextDelta | ReasoningDelta | ToolCallDelta | SegmentDelta

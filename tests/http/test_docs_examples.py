@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_engine.adapters.http.anthropic.wire import BLOCKS, MessagesRequest
 from inference_engine.adapters.http.openai.wire import REFUSED, ChatRequest, CompletionRequest
 from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -47,6 +48,12 @@ def test_every_field_is_in_the_manual() -> None:
     page = (API / "openai.md").read_text()
     for field in {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *REFUSED}:
         assert f"`{field}`" in page, f"openai.md does not mention {field}"
+
+
+def test_every_field_of_anthropics_is_in_the_manual() -> None:
+    page = (API / "anthropic.md").read_text()
+    for word in {*MessagesRequest.__struct_fields__, *BLOCKS} - {"model"}:
+        assert f"`{word}`" in page, f"anthropic.md does not mention {word}"
 
 
 def test_every_datatype_is_in_the_manual() -> None:

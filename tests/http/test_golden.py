@@ -28,7 +28,8 @@ _HEADERS = (
     "x-model-rule",
 )
 _VOLATILE = [
-    (re.compile(r"(chatcmpl|cmpl)-[0-9a-f]{24}"), r"\1-<id>"),
+    (re.compile(r"(chatcmpl-|cmpl-|msg_)[0-9a-f]{24}"), r"\1<id>"),
+    (re.compile(r'"request_id": ?"[^"]+"'), '"request_id":"<id>"'),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),
     (re.compile(r'"(loaded_at|last_used_at)": ?"[^"]+"'), r'"\1":"<time>"'),
 ]
@@ -59,7 +60,7 @@ async def test_golden(file: Path) -> None:
 
 
 def test_every_dialect_has_golden_files() -> None:
-    assert {file.parent.name for file in FILES} == {"openai", "v2", "admin"}
+    assert {file.parent.name for file in FILES} == {"anthropic", "openai", "v2", "admin"}
 
 
 def write() -> None:

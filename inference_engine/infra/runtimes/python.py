@@ -207,7 +207,7 @@ class _Outlet:
         found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
         if found:
             self._emit(self._held[: min(found)])
-            self._done("stop")
+            self._done("stop", next(stop for stop in self._stops if self._held.startswith(stop, min(found))))
             return True
         over = self._limit is not None and self._count >= self._limit
         keep = 0 if over else self._possible_stop()
@@ -235,8 +235,8 @@ class _Outlet:
         if fresh:
             self._sink.emit(TextDelta(fresh))
 
-    def _done(self, reason: FinishReason) -> None:
-        self._sink.emit(Done(reason, Usage(completion_tokens=self._count)))
+    def _done(self, reason: FinishReason, stop: str | None = None) -> None:
+        self._sink.emit(Done(reason, Usage(completion_tokens=self._count), stop=stop))
 
 
 def _prompt(request: Generate) -> str:

@@ -39,10 +39,11 @@ class Choice(msgspec.Struct):
 
 
 class Verbose(msgspec.Struct):
-    """`tokens` is the newest id only; `tokens_predicted` counts all so far."""
+    """`tokens` is the newest id only; `tokens_predicted` counts all so far; `stopping_word` comes with the last."""
 
     tokens: list[int] = []
     tokens_predicted: int = 0
+    stopping_word: str = ""
 
 
 class Progress(msgspec.Struct):

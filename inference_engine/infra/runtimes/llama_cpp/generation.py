@@ -57,7 +57,7 @@ def completion_body(
         "stream": True,
         "verbose": True,  # the only way to learn token ids
         "return_progress": True,  # else a prefill cannot be cancelled
-        "response_fields": ["stop_type"],  # keeps the prompt and all settings out of the last chunk
+        "response_fields": ["stopping_word"],  # keeps the prompt and all settings out of the last chunk
         "cache_prompt": True,
         **({"grammar": grammar} if grammar else {}),
         **_sampling(request.sampling, len(ids), vocabulary, defaults),

@@ -66,7 +66,7 @@ class Stream:
         if chunk.prompt_progress is not None:
             self._start(chunk.prompt_progress)
         elif chunk.usage is not None:
-            self._finish(chunk.choices[0], chunk.usage)
+            self._finish(chunk.choices[0], chunk.usage, chunk.verbose.stopping_word or None)
         else:
             self._token(chunk)
         return False
@@ -105,14 +105,14 @@ class Stream:
         else:
             self._sink.emit(delta)
 
-    def _finish(self, choice: Choice, usage: ChunkUsage) -> None:
+    def _finish(self, choice: Choice, usage: ChunkUsage, stop: str | None) -> None:
         if usage.prompt_tokens == 0:
             raise InvalidRequest(f"{self._plan.prompt_field} holds no tokens", param=self._plan.prompt_field)
         delivered = self._plan.delivered
         prompt = usage.prompt_tokens - delivered
         cached = min(usage.prompt_tokens_details.cached_tokens, prompt)
         reason: FinishReason = "stop" if choice.finish_reason == "stop" else "length"
-        done = Done(reason, Usage(prompt, usage.completion_tokens + delivered, cached))
+        done = Done(reason, Usage(prompt, usage.completion_tokens + delivered, cached), stop=stop)
         self._sink.emit(*(() if self._last is None else (self._last,)), done)
         self.finished = True
 
