@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     max_body_mb: Positive = 64.0
     request_timeout_s: Positive = 600.0
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    cache: bool = True
+    cache_mb: Annotated[float, Meta(ge=0)] = 32.0
+    cache_ttl_s: Positive = 300.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
     access_log: bool = False

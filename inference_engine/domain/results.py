@@ -10,18 +10,21 @@ from inference_engine.domain.model import ModelRef
 from inference_engine.domain.tensors import Array
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+CacheOutcome = Literal["hit", "miss", "shared"]
 
 
 class Served(msgspec.Struct, frozen=True):
     """Which exact model answered, under which public name, and the rule that chose it (`exact`, `latest`, ...).
 
-    `adapter` is the LoRA adapter that was on top of it.
+    `adapter` is the LoRA adapter that was on top of it. `cache` tells of an answer that may be used again: whether it
+    was kept, is new, or is that of an equal request that was just being computed; None where that was no question.
     """
 
     ref: ModelRef
     route: str
     rule: str
     adapter: str | None = None
+    cache: CacheOutcome | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True):

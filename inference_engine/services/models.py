@@ -68,7 +68,10 @@ class ModelStatus(msgspec.Struct, frozen=True):
 class LiveModel:
     """A loaded model with its waiting lines. Held through a `Lease`."""
 
-    __slots__ = ("batches", "check", "executor", "loaded", "manifest", "outputs", "signature", "slots")
+    __slots__ = (
+        *("batches", "check", "executor", "loaded", "manifest", "outputs"),
+        *("reuses_predictions", "signature", "slots"),
+    )
 
     def __init__(
         self, manifest: Manifest, loaded: Loaded, executor: Executor, telemetry: Telemetry, clock: Callable[[], float]
@@ -82,6 +85,7 @@ class LiveModel:
         batched = self.signature is not None and self.signature.batched
         self.batches = BatchQueue(manifest, executor, batched, telemetry, clock)
         self.slots = SlotQueue(manifest, loaded.concurrency, clock)
+        self.reuses_predictions = manifest.execution.cache is True
 
 
 class _Entry:
@@ -153,6 +157,7 @@ class ModelService:
         self._broken: list[BrokenModel] = []
         self._closing = False
         self._reaper: asyncio.Task[None] | None = None
+        self._unloaded: list[Callable[[ModelRef], object]] = []
 
     # -- what exists ---------------------------------------------------------------------------------------------
 
@@ -303,6 +308,16 @@ class ModelService:
         _log.info("model loaded", model=str(stored.manifest.ref), seconds=round(self.clock() - started, 3))
         return LiveModel(stored.manifest, loaded, executor, self._telemetry, self.clock)
 
+    def when_unloaded(self, act: Callable[[ModelRef], object]) -> None:
+        """Call `act` each time a model has been unloaded, for whatever reason; files are read anew only after that."""
+        self._unloaded.append(act)
+
+    def touch(self, ref: ModelRef) -> None:
+        """Count the model as used now, though it had nothing to do."""
+        entry = self._entries.get(ref)
+        if entry is not None:
+            entry.used, entry.used_s = True, self.clock()
+
     async def unload(self, ref: ModelRef) -> int:
         """Let work in flight finish, end the executor; returns the bytes of memory that came back.
 
@@ -330,6 +345,8 @@ class ModelService:
         finally:
             entry.draining = False
             entry.loaded_at = None
+            for act in self._unloaded:
+                act(entry.stored.manifest.ref)
         _log.info("model unloaded", model=str(entry.stored.manifest.ref), memory_returned_bytes=before)
         return before
 

@@ -42,7 +42,7 @@ def create_app(
         openai.dialect(models, inference, calls, settings.default_model, version),
         anthropic.dialect(models, inference, calls, settings.default_model),
         v2.dialect(models, inference, health, calls, version),
-        admin.dialect(models, system),
+        admin.dialect(models, inference.reuse, system),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),
     )
     edge = Edge(
