@@ -265,7 +265,8 @@ def _choice(request: Generate, index: int) -> Generate:
 
 async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
     """One choice: waits for a slot (at most the manifest's timeout), then streams until the call's deadline."""
-    await live.slots.acquire(_deadline(live, call, clock()), call.priority)
+    tenant = call.principal.tenant
+    await live.slots.acquire(_deadline(live, call, clock()), call.priority, tenant)
     try:
         async with aclosing(live.executor.generate(request)) as deltas:
             while True:
@@ -276,7 +277,7 @@ async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[
                 if isinstance(delta, Done):
                     return
     finally:
-        live.slots.release()
+        live.slots.release(tenant)
 
 
 async def _next_delta(

@@ -26,7 +26,8 @@ from inference_engine.domain.ports import (
 from inference_engine.domain.results import Served
 from inference_engine.domain.routing import Route, Router
 from inference_engine.domain.tensors import InputCheck
-from inference_engine.services.queues import BatchQueue, SlotQueue
+from inference_engine.services.queues import BatchQueue
+from inference_engine.services.slots import SlotQueue
 
 ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
 _FAILURE_MEMORY_S = 10.0

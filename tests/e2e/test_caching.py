@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import Iterator
 
 import httpx
@@ -37,3 +40,25 @@ def test_a_second_answer_costs_nothing(caching: LiveServer) -> None:
     third = client.chat.completions.with_raw_response.create(**asked)
     assert third.headers["x-cache"] == "miss"
     assert third.parse().choices[0].message.content == one.choices[0].message.content
+
+
+async def test_a_killed_runner_does_not_change_what_two_clients_follow(caching: LiveServer) -> None:
+    """One computation, two streams, one dead runner: both hear the same whole answer."""
+    asked = {"model": "guide", "messages": [{"role": "user", "content": "Explain the architecture"}], "temperature": 0}
+    async with openai.AsyncOpenAI(base_url=f"{caching.url}/v1", api_key="any", max_retries=0) as client:
+        alone = await client.chat.completions.create(**asked, max_tokens=120, extra_headers={"X-Cache": "never"})
+        whole = alone.choices[0].message.content
+
+        async def follow(kill_after: int) -> tuple[str | None, str]:
+            raw = await client.chat.completions.with_raw_response.create(**asked, max_tokens=120, stream=True)
+            text = ""
+            async for chunk in raw.parse():
+                text += chunk.choices[0].delta.content or ""
+                kill_after -= 1
+                if kill_after == 0:
+                    os.kill(caching.pid_of("guide"), signal.SIGKILL)
+            return raw.headers["x-cache"], text
+
+        answers = await asyncio.gather(follow(12), follow(-1))
+    assert [text for _, text in answers] == [whole, whole]
+    assert sorted(str(outcome) for outcome, _ in answers) == ["miss", "shared"]
