@@ -70,7 +70,10 @@ class InferenceService:
         started = self._clock()
         outcome = "cancelled"
         try:
-            async with self._models.lease(served.ref) as live:
+            lease = self._models.lease(served.ref)
+            if not lease.ready:
+                await lease.make_ready()
+            with lease as live:
                 rows = checked_rows(live, request)
                 if (live.reuses_predictions or call.reuse == "always") and self._reuses_prediction(live, call):
                     outputs, served = await self._predicted_once(live, request, rows, served, call)
@@ -176,7 +179,7 @@ class InferenceService:
         """Outputs that were kept, of an equal request in flight, or computed now. `compute` gets a deadline."""
 
         async def source() -> AsyncGenerator[dict[str, Array]]:
-            outputs = await compute(self._clock() + live.manifest.execution.timeout_s)
+            outputs = await compute(self._clock() + live.timeout_s)
             for array in outputs.values():  # several callers may get them
                 array.flags.writeable = False
             yield outputs
@@ -243,7 +246,7 @@ def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Arra
 
 
 def _deadline(live: LiveModel, call: Call, started: float) -> float:
-    own = started + live.manifest.execution.timeout_s
+    own = started + live.timeout_s
     return own if call.deadline_s is None else min(own, call.deadline_s)
 
 
