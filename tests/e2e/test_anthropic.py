@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -20,8 +21,9 @@ ASK: Any = {
 
 
 @pytest.fixture
-def client(fragile: LiveServer) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=fragile.url, api_key="any", max_retries=0)
+def client(fragile: LiveServer) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=fragile.url, api_key="any", max_retries=0) as made:
+        yield made
 
 
 def test_tokens_are_counted_as_the_model_sees_them(client: anthropic.Anthropic) -> None:
@@ -67,3 +69,43 @@ def test_a_killed_runner_does_not_change_the_answer(
                 os.kill(fragile.pid_of("guide"), signal.SIGKILL)
         final = stream.get_final_message()
     assert (final.content[0].text, final.stop_reason) == (whole.content[0].text, whole.stop_reason)
+
+
+TOOL: Any = {
+    "name": "get_weather",
+    "input_schema": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "minLength": 30, "maxLength": 60},
+            "days": {"type": "integer", "minimum": 1, "maximum": 3},
+        },
+        "required": ["city", "days"],
+    },
+}
+ACT: Any = {**ASK, "max_tokens": 400, "tools": [TOOL], "tool_choice": {"type": "any"}}
+
+
+def test_a_tool_call_fits_its_schema(client: anthropic.Anthropic) -> None:
+    message = client.messages.create(**ACT)
+    assert message.stop_reason == "tool_use"
+    (call,) = message.content
+    assert (call.type, call.name, set(call.input)) == ("tool_use", "get_weather", {"city", "days"})
+    assert 30 <= len(call.input["city"]) <= 60
+    assert call.input["days"] in (1, 2, 3)
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_a_killed_runner_does_not_change_a_tool_call(
+    client: anthropic.Anthropic, fragile: LiveServer, after: int
+) -> None:
+    whole = client.messages.create(**ACT).content[0].input
+    with client.messages.stream(**ACT) as stream:
+        pieces = 0
+        for event in stream:
+            if event.type == "input_json":
+                pieces += 1
+                if pieces == after:
+                    os.kill(fragile.pid_of("guide"), signal.SIGKILL)
+        final = stream.get_final_message()
+    assert pieces >= after
+    assert (final.content[0].input, final.stop_reason) == (whole, "tool_use")

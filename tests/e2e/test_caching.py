@@ -25,7 +25,11 @@ def caching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 
 def test_a_second_answer_costs_nothing(caching: LiveServer) -> None:
-    client = openai.OpenAI(base_url=f"{caching.url}/v1", api_key="any", max_retries=0)
+    with openai.OpenAI(base_url=f"{caching.url}/v1", api_key="any", max_retries=0) as client:
+        _ask_twice(client, caching)
+
+
+def _ask_twice(client: openai.OpenAI, caching: LiveServer) -> None:
     asked = {"model": "guide", "messages": QUESTION, "temperature": 0, "max_tokens": 60}
     first = client.chat.completions.with_raw_response.create(**asked)
     again = client.chat.completions.with_raw_response.create(**asked)

@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.requests import Chat, ImagePart, TextPart
+from inference_engine.domain.results import Done, ToolCallDelta, Usage
 from inference_engine.testing import FakeExecutor
 from tests.http.support import World
 
@@ -233,8 +235,6 @@ async def test_errors_on_the_way_have_the_dialects_shape(http: httpx.AsyncClient
 
 
 async def test_arguments_that_are_no_object(world: World, http: httpx.AsyncClient) -> None:
-    from inference_engine.domain.results import Done, ToolCallDelta, Usage
-
     world.chatty.deltas = [ToolCallDelta('{"a": [1', id="t", name="f"), Done("length", Usage(1, 1))]
     answer = await http.post(PATH, json=asking(tools=[TOOL]))
     assert answer.json()["content"] == [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]
@@ -244,9 +244,41 @@ async def test_arguments_that_are_no_object(world: World, http: httpx.AsyncClien
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "api_error")
 
 
-async def test_an_empty_answer_is_whole_too(world: World, http: httpx.AsyncClient) -> None:
-    from inference_engine.domain.results import Done, Usage
+class Thoughtless(FakeExecutor):
+    """A model that does not think, and says so."""
 
+    async def _deltas(self, request: Any) -> Any:
+        if request.reasoning not in (None, "none"):
+            raise InvalidRequest("this model does not think: leave the effort out", param="reasoning")
+        async for delta in super()._deltas(request):
+            yield delta
+
+    async def tokenize(self, request: Any) -> tuple[int, ...]:
+        if request.reasoning not in (None, "none"):
+            raise InvalidRequest("this model does not think: leave the effort out", param="reasoning")
+        return (1,)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_model_that_does_not_think(world: World, http: httpx.AsyncClient, stream: bool) -> None:
+    """Adaptive thinking leaves it to the model, which may not be able to; who insists is told."""
+    world.executors.executors["chatty:1"] = world.chatty = Thoughtless(kinds=("chat",))
+    able = asking(thinking={"type": "adaptive"}, output_config={"effort": "high"}, stream=stream)
+    request = await understood(world, http, able)
+    assert request.reasoning is None
+    assert [each.reasoning for each in world.chatty.requests if isinstance(each, Chat)] == ["high", None]
+    insisting = {"type": "enabled", "budget_tokens": 1024}
+    answer = await http.post(PATH, json=asking(thinking=insisting, stream=stream))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "thinking")
+    count = {"model": "chatty", "messages": able["messages"], "output_config": {"effort": "low"}}
+    counted = [
+        await http.post(PATH + "/count_tokens", json={**count, "thinking": thinking})
+        for thinking in (able["thinking"], insisting)
+    ]
+    assert [answer.status_code for answer in counted] == [200, 400]
+
+
+async def test_an_empty_answer_is_whole_too(world: World, http: httpx.AsyncClient) -> None:
     world.chatty.deltas = [Done("stop", Usage(1, 0))]
     assert (await http.post(PATH, json=asking())).json()["content"] == []
     events = (await http.post(PATH, json=asking(stream=True))).text

@@ -15,6 +15,7 @@ from inference_engine.adapters.http.exchange import Exchange, Header, HttpError
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import EngineError, InferenceFailed, InvalidRequest
+from inference_engine.domain.requests import Chat
 from inference_engine.domain.results import Served
 from inference_engine.services.inference import Generation, InferenceService
 
@@ -35,6 +36,12 @@ class Messages:
     async def create(self, exchange: Exchange) -> None:
         body = decode(_MESSAGES, await exchange.body())
         request = requests.messages(body)
+        try:
+            await self._answer(exchange, body, request)
+        except InvalidRequest as error:
+            await self._answer(exchange, body, requests.unthinking(request, body, error))
+
+    async def _answer(self, exchange: Exchange, body: wire.MessagesRequest, request: Chat) -> None:
         generation = await self._inference.generate(self._target(body), request, self._calls.of(exchange))
         async with aclosing(generation.deltas):
             exchange.cancel_when_gone()
@@ -46,7 +53,11 @@ class Messages:
     async def count_tokens(self, exchange: Exchange) -> None:
         body = decode(_COUNT, await exchange.body())
         request = requests.counted(body)
-        tokens = await self._inference.tokenize(self._target(body), request, self._calls.of(exchange))
+        target, call = self._target(body), self._calls.of(exchange)
+        try:
+            tokens = await self._inference.tokenize(target, request, call)
+        except InvalidRequest as error:
+            tokens = await self._inference.tokenize(target, requests.unthinking(request, body, error), call)
         await exchange.respond(200, _ENCODER.encode(wire.TokenCount(len(tokens))), headers=(named(exchange),))
 
     def _target(self, body: wire.CountRequest) -> str:

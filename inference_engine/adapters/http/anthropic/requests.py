@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from inference_engine.adapters.http.anthropic.errors import NO_THREADS
 from inference_engine.adapters.http.anthropic.turns import conversation
 from inference_engine.adapters.http.anthropic.wire import (
@@ -66,6 +68,19 @@ def counted(body: CountRequest) -> Chat:
     """The conversation whose prompt is to be counted. Raises what `messages` raises."""
     _refuse(body, _COUNT_REFUSED)
     return _chat(body, Sampling())
+
+
+def unthinking(request: Chat, body: CountRequest, error: InvalidRequest) -> Chat:
+    """The request again, without thinking, for a model that refused it with `error`: adaptive thinking lets it.
+
+    Raises:
+        InvalidRequest: the error is about something else, or the client insists on thinking.
+    """
+    if error.param != "reasoning" or body.thinking is None:
+        raise error
+    if body.thinking.type != "adaptive":
+        raise InvalidRequest("this model does not think before it answers: leave thinking out", param="thinking")
+    return msgspec.structs.replace(request, reasoning=None)
 
 
 def _chat(body: CountRequest, sampling: Sampling) -> Chat:
