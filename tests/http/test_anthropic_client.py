@@ -45,7 +45,7 @@ def client(live: Live) -> Iterator[anthropic.Anthropic]:
     with anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as made:
         yield made
     world.chatty.fail = world.chatty.fail_after = None
-    world.chatty.deltas = []
+    world.chatty.script = None
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ async def test_the_async_client(async_client: anthropic.AsyncAnthropic) -> None:
 
 def test_cut_by_max_tokens_and_by_a_stop_sequence(live: Live, client: anthropic.Anthropic) -> None:
     assert client.messages.create(**{**ASK, "max_tokens": 2}).stop_reason == "max_tokens"
-    live[0].chatty.deltas = [TextDelta("one "), Done("stop", Usage(1, 1), stop="two")]
+    live[0].chatty.script = lambda _: [TextDelta("one "), Done("stop", Usage(1, 1), stop="two")]
     message = client.messages.create(**ASK, stop_sequences=["two", "three"])
     assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "two")
     assert live[0].chatty.requests[-1].sampling.stop == ("two", "three")
@@ -110,7 +110,7 @@ def test_cut_by_max_tokens_and_by_a_stop_sequence(live: Live, client: anthropic.
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_thoughts_and_tools(live: Live, client: anthropic.Anthropic, streamed: bool) -> None:
-    live[0].chatty.deltas = ACTING
+    live[0].chatty.script = lambda _: ACTING
     asked = {**ASK, "max_tokens": 2048, "thinking": THINKING, "tools": [WEATHER, CLOCK]}
     if streamed:
         with client.messages.stream(**asked) as stream:
@@ -136,7 +136,7 @@ def test_thoughts_and_tools(live: Live, client: anthropic.Anthropic, streamed: b
 
 def test_what_comes_when(live: Live, client: anthropic.Anthropic) -> None:
     """Every kind of event, in the exact order, with the indexes of the blocks."""
-    live[0].chatty.deltas = ACTING
+    live[0].chatty.script = lambda _: ACTING
     events = client.messages.create(
         **{**ASK, "max_tokens": 2048}, thinking=THINKING, tools=[WEATHER, CLOCK], stream=True
     )
@@ -167,7 +167,7 @@ def test_what_comes_when(live: Live, client: anthropic.Anthropic) -> None:
 
 
 def test_thoughts_nobody_asked_for_are_not_shown(live: Live, client: anthropic.Anthropic) -> None:
-    live[0].chatty.deltas = ACTING
+    live[0].chatty.script = lambda _: ACTING
     assert [block.type for block in client.messages.create(**ASK).content] == ["text", "tool_use", "tool_use"]
     request = live[0].chatty.requests[-1]
     assert isinstance(request, Chat)
@@ -185,14 +185,14 @@ def _final(client: anthropic.Anthropic, asked: Any) -> Any:
 
 def test_the_loop_of_an_agent(live: Live, client: anthropic.Anthropic) -> None:
     """The answer goes back as it came, the tools' results with it; the model sees both."""
-    live[0].chatty.deltas = ACTING
+    live[0].chatty.script = lambda _: ACTING
     tools = {"tools": [WEATHER, CLOCK], "thinking": THINKING, "max_tokens": 2048}
     first = client.messages.create(**{**ASK, **tools})
     results: Any = [
         {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "sunny"}]},
         {"type": "tool_result", "tool_use_id": "toolu_2", "content": "no clock", "is_error": True},
     ]
-    live[0].chatty.deltas = []
+    live[0].chatty.script = None
     again = [*HI, {"role": "assistant", "content": first.content}, {"role": "user", "content": results}]
     last = client.messages.create(**{**ASK, **tools, "messages": again})
     assert last.content[0].text == "Hello, world!"
@@ -217,10 +217,10 @@ def test_the_tool_runner(live: Live, client: anthropic.Anthropic) -> None:
     def get_weather(city: str) -> str:
         """The weather of a city."""
         cities.append(city)
-        live[0].chatty.deltas = []
+        live[0].chatty.script = None
         return "sunny"
 
-    live[0].chatty.deltas = [*ACTING[:7], Done("tool_calls", Usage(3, 3))]
+    live[0].chatty.script = lambda _: [*ACTING[:7], Done("tool_calls", Usage(3, 3))]
     runner = client.beta.messages.tool_runner(model="chatty", max_tokens=100, tools=[get_weather], messages=HI)
     assert runner.until_done().content[0].text == "Hello, world!"
     assert cities == ["Rome"]
@@ -246,7 +246,7 @@ def test_tool_choice(live: Live, client: anthropic.Anthropic, choice: Any, expec
 
 def test_structured_output(live: Live, client: anthropic.Anthropic) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-    live[0].chatty.deltas = [TextDelta('{"a": 1}'), Done("stop", Usage(1, 1))]
+    live[0].chatty.script = lambda _: [TextDelta('{"a": 1}'), Done("stop", Usage(1, 1))]
     client.messages.create(**ASK, output_config={"format": {"type": "json_schema", "schema": schema}})
     request = live[0].chatty.requests[-1]
     assert isinstance(request, Chat)

@@ -235,11 +235,11 @@ async def test_errors_on_the_way_have_the_dialects_shape(http: httpx.AsyncClient
 
 
 async def test_arguments_that_are_no_object(world: World, http: httpx.AsyncClient) -> None:
-    world.chatty.deltas = [ToolCallDelta('{"a": [1', id="t", name="f"), Done("length", Usage(1, 1))]
+    world.chatty.script = lambda _: [ToolCallDelta('{"a": [1', id="t", name="f"), Done("length", Usage(1, 1))]
     answer = await http.post(PATH, json=asking(tools=[TOOL]))
     assert answer.json()["content"] == [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]
     assert answer.json()["stop_reason"] == "max_tokens"
-    world.chatty.deltas[-1] = Done("tool_calls", Usage(1, 1))
+    world.chatty.script = lambda _: [ToolCallDelta('{"a": [1', id="t", name="f"), Done("tool_calls", Usage(1, 1))]
     answer = await http.post(PATH, json=asking(tools=[TOOL]))
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "api_error")
 
@@ -279,7 +279,7 @@ async def test_a_model_that_does_not_think(world: World, http: httpx.AsyncClient
 
 
 async def test_an_empty_answer_is_whole_too(world: World, http: httpx.AsyncClient) -> None:
-    world.chatty.deltas = [Done("stop", Usage(1, 0))]
+    world.chatty.script = lambda _: [Done("stop", Usage(1, 0))]
     assert (await http.post(PATH, json=asking())).json()["content"] == []
     events = (await http.post(PATH, json=asking(stream=True))).text
     assert [line[7:] for line in events.split("\n") if line.startswith("event: ")] == [
