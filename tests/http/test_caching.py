@@ -155,7 +155,9 @@ def test_fifty_equal_requests_over_real_connections() -> None:
             whole = [theirs.chat.completions.create(**CHAT) for _ in range(25)]
             streams = [_streamed(theirs) for _ in range(25)]
             asked = [asyncio.ensure_future(each) for each in [*whole, *streams]]
-            await asyncio.sleep(0.7)
+            async with httpx.AsyncClient(base_url=url) as operator, asyncio.timeout(60):
+                while (await operator.get("/admin/cache")).json()["shared"] < 49:
+                    await asyncio.sleep(0.02)
             loop.call_soon_threadsafe(world.chatty.go.set)
             found = await asyncio.gather(*asked)
             extra = await others.messages.create(
@@ -176,3 +178,10 @@ def test_fifty_equal_requests_over_real_connections() -> None:
 async def _streamed(client: openai.AsyncOpenAI) -> str:
     stream = await client.chat.completions.create(**CHAT, stream=True)
     return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+
+async def test_vectors_and_rankings(http: httpx.AsyncClient) -> None:
+    """They are always the same, so they are kept without being asked for."""
+    assert await outcomes(http, "/v1/embeddings", {"model": "vectors", "input": "hi"}, {}, {}) == ["miss", "hit"]
+    ranked = {"model": "vectors", "query": "q", "documents": ["a", "b"]}
+    assert await outcomes(http, "/v1/rerank", ranked, {}, {"x-cache": "never"}, {}) == ["miss", None, "hit"]

@@ -13,7 +13,7 @@ import numpy as np
 import openai
 import pytest
 
-from inference_engine.domain.model import Execution
+from inference_engine.domain.model import Execution, ModelRef
 from inference_engine.domain.requests import Call, Chat, Message, Principal
 from inference_engine.domain.tensors import Tensors
 from inference_engine.testing import ECHO_SIGNATURE, FakeExecutor, last_text, manifest
@@ -115,7 +115,8 @@ async def test_predictions_have_priorities_too(world: World, http: httpx.AsyncCl
     for each in asked:
         tasks.append(asyncio.create_task(infer(*each)))
         await single.waiting.wait()
-        await asyncio.sleep(0.02)
+        while world.models.status(ModelRef("single", "1")).in_flight < len(tasks):
+            await asyncio.sleep(0)
     single.go.set()
     await asyncio.gather(*tasks)
     assert single.seen == [1, 4, 3, 2]
@@ -176,9 +177,10 @@ async def test_five_hundred_of_one_tenant_do_not_hold_up_another(world: World) -
 
     tasks = [asyncio.create_task(ask("busy")) for _ in range(500)]
     await world.chatty.waiting.wait()
-    await asyncio.sleep(0.05)
-    tasks += [asyncio.create_task(ask("rare")) for _ in range(2)]
-    await asyncio.sleep(0.05)
+    for more, waiting in ((0, 499), (2, 501)):
+        tasks += [asyncio.create_task(ask("rare")) for _ in range(more)]
+        while world.models.status(ModelRef("chatty", "1")).queued < waiting:
+            await asyncio.sleep(0)
     world.chatty.go.set()
     await asyncio.gather(*tasks)
     places = [place for place, tenant in enumerate(said(world)) if tenant == "rare"]
