@@ -337,6 +337,7 @@ def test_a_coding_agent(live: Live, client: anthropic.Anthropic) -> None:
     assert before == after, "accounting data must not change the prompt, or its prefix is computed anew each time"
     assert before.messages[0].content == rules + "\n\nBe brief."
     assert before.messages[1].content == "<reminder>\n\nFix it."
+    assert (before.messages[2].role, before.messages[2].content) == ("system", "The folder is empty.")
     assert len(before.tools) == 60
 
 
@@ -356,7 +357,7 @@ def _agent_request(
         model="chatty",
         max_tokens=32000,
         system=system,
-        messages=[{"role": "user", "content": content}],
+        messages=[{"role": "user", "content": content}, {"role": "system", "content": "The folder is empty."}],
         tools=tools,
         metadata={"user_id": "u"},
         thinking={"type": "adaptive"},
