@@ -26,6 +26,7 @@ _HEADERS = (
     "x-model-version",
     "x-model-route",
     "x-model-rule",
+    "x-model-adapter",
 )
 _VOLATILE = [
     (re.compile(r"(chatcmpl-|cmpl-|rerank-|msg_)[0-9a-f]{24}"), r"\1<id>"),

@@ -99,6 +99,8 @@ def _named(served: Served) -> tuple[Header, ...]:
         (b"x-model-route", served.route.encode("latin-1")),
         (b"x-model-rule", served.rule.encode("latin-1")),
     )
+    if served.adapter is not None:
+        headers += ((b"x-model-adapter", served.adapter.encode("latin-1")),)
     if len(_headers) >= _REMEMBERED:
         _headers.clear()
     _headers[served.route] = (served, headers)
