@@ -41,7 +41,13 @@ class Calls:
         if PRIORITY_HEADER in headers:
             priority = priority or _priority(headers[PRIORITY_HEADER])
         reuse = _reuse(headers) if CACHE_HEADER in headers or b"cache-control" in headers else "auto"
-        return Call(exchange.request_id.decode("latin-1"), exchange.principal, self._clock() + limit_s, priority, reuse)
+        return Call(
+            exchange.request_id.decode("latin-1"),
+            exchange.principal,
+            self._clock() + limit_s,
+            priority + exchange.priority,
+            reuse,
+        )
 
 
 def _seconds(value: bytes) -> float:
