@@ -32,12 +32,15 @@ class Calls:
         A lower `priority` is served first; X-Priority stands for it where the dialect's own field was not used.
 
         Raises:
-            InvalidRequest: X-Request-Timeout, X-Priority or X-Cache holds what it may not.
+            InvalidRequest: X-Request-Timeout, X-Priority or X-Cache holds what it may not, or `priority` is negative:
+                nobody may push in front of those who say nothing.
         """
         headers = exchange.headers
         limit_s = self._limit_s if own_limit_s is None else min(self._limit_s, own_limit_s)
         if TIMEOUT_HEADER in headers:
             limit_s = min(limit_s, _seconds(headers[TIMEOUT_HEADER]))
+        if priority < 0:
+            raise InvalidRequest("priority must be a whole number from 0; 0 is served first", param="priority")
         if PRIORITY_HEADER in headers:
             priority = priority or _priority(headers[PRIORITY_HEADER])
         reuse = _reuse(headers) if CACHE_HEADER in headers or b"cache-control" in headers else "auto"
