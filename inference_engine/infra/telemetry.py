@@ -6,9 +6,10 @@ when a scrape asks, and imported then.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -37,6 +38,20 @@ _COUNTERS = {
     "rows": "Rows predicted",
     "runner_restarts": "Runners that were replaced after a crash or a hang",
 }
+RUNTIME_GAUGES = {
+    "kv_cache_usage_ratio": "Share of the KV cache that holds the tokens of prompts and answers",
+    "busy_slots": "Sequences being computed",
+    "slots": "Sequences that can be computed together",
+    "prompt_tokens_per_second": "Speed of reading prompts while they are read",
+    "generated_tokens_per_second": "Speed of writing of one sequence while it writes",
+    "prefix_cache_hit_ratio": "Share of the prompts' tokens that was found in the KV cache",
+    "draft_acceptance_ratio": "Share of the tokens guessed in advance that the model accepted",
+    "draft_tokens": "Tokens guessed in advance since the model was loaded",
+    "draft_accepted_tokens": "Guessed tokens that the model accepted since it was loaded",
+}
+"""What runtimes measure of themselves, by the names that `Runtime.gauges` uses; others are passed on without a word."""
+
+_METRIC = re.compile(r"[a-z_][a-z0-9_]*")
 _GAUGES = {
     "model_loaded": "1 when the model is ready",
     "model_memory_bytes": "Measured memory of the model's runner",
@@ -60,6 +75,8 @@ class ModelReading(Protocol):
     def in_flight(self) -> int: ...
     @property
     def queued(self) -> int: ...
+    @property
+    def gauges(self) -> Mapping[str, float]: ...
 
 
 class CacheReading(Protocol):
@@ -244,6 +261,13 @@ class PrometheusTelemetry:
         }
         for reading in readings:
             for name, value in zip(_GAUGES, _values(reading), strict=True):
+                families[name].add_metric((reading.name, reading.version), value)
+            for name, value in reading.gauges.items():
+                if not _METRIC.fullmatch(name):
+                    continue  # a runtime's own word, which would make the whole page unreadable
+                if name not in families:
+                    meaning = RUNTIME_GAUGES.get(name, "Measured by the model's runtime")
+                    families[name] = GaugeMetricFamily(_PREFIX + name, meaning, labels=("model", "version"))
                 families[name].add_metric((reading.name, reading.version), value)
         yield from families.values()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
 
 from inference_engine.core.logging import get_logger
+from inference_engine.domain.adapters import adapter_names
 from inference_engine.domain.errors import EngineError, ModelLoadFailed, ModelNotFound, ShuttingDown
 from inference_engine.domain.model import Manifest, ModelRef, Signature
 from inference_engine.domain.ports import (
@@ -65,6 +66,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     context_length: int | None
     routes: tuple[str, ...]
     adapters: tuple[str, ...] = ()
+    gauges: Mapping[str, float] = {}
 
 
 class LiveModel:
@@ -271,7 +273,8 @@ class ModelService:
             signature=self.signature(ref),
             context_length=entry.live.loaded.context_length if entry.live else None,
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
-            adapters=entry.live.loaded.adapters if entry.live else (),
+            adapters=entry.live.loaded.adapters if entry.live else adapter_names(manifest),
+            gauges=running.gauges if running else {},
         )
 
     def _entry(self, ref: ModelRef) -> _Entry:
@@ -366,7 +369,7 @@ class ModelService:
             before = live.executor.status().memory_bytes
             entry.live = None
             await live.batches.close()
-            await live.executor.stop(grace_s=1.0)
+            await live.executor.stop(grace_s=1.0 + live.loaded.closing_s)
         finally:
             entry.draining = False
             entry.loaded_at = None

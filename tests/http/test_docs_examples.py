@@ -20,7 +20,7 @@ from inference_engine.adapters.http.openai.wire_audio import TranscriptionForm
 from inference_engine.adapters.http.openai.wire_texts import EmbeddingRequest, RerankRequest, TokenizeRequest
 from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
-from inference_engine.infra.telemetry import PrometheusTelemetry
+from inference_engine.infra.telemetry import RUNTIME_GAUGES, PrometheusTelemetry
 from inference_engine.testing import FakeExecutor, manifest
 from tests.http.support import World
 
@@ -99,3 +99,5 @@ def test_every_metric_is_in_the_manual() -> None:
     assert len(names) > 10
     for name in names:
         assert f"`{name}`" in page or name == "inference_engine_server_info", f"admin.md does not mention {name}"
+    for name in RUNTIME_GAUGES:
+        assert f"`inference_engine_{name}`" in page, f"admin.md does not mention {name}"
