@@ -33,6 +33,7 @@ from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
+from inference_engine.services.reuse import ReuseService
 
 if TYPE_CHECKING:
     from inference_engine.adapters.http.edge import Edge
@@ -76,7 +77,15 @@ class Application:
             drain_s=settings.drain_s,
         )
         self.telemetry.watch(self.models.statuses)
-        self.inference = InferenceService(self.models, self.telemetry, clock)
+        reuse = ReuseService(
+            self.telemetry,
+            clock,
+            enabled=settings.cache,
+            max_bytes=int(settings.cache_mb * (1 << 20)),
+            ttl_s=settings.cache_ttl_s,
+        )
+        self.telemetry.watch_cache(reuse.stats)
+        self.inference = InferenceService(self.models, self.telemetry, clock, reuse)
 
     def system(self) -> dict[str, Any]:
         """This machine and this process as plain values, measured now."""

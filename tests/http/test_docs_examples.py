@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_engine.adapters.http.anthropic.wire import BLOCKS, MessagesRequest
 from inference_engine.adapters.http.openai.batch_lines import Line
 from inference_engine.adapters.http.openai.batches import BATCHED, BatchRequest
 from inference_engine.adapters.http.openai.files import PURPOSES
@@ -62,6 +63,12 @@ def test_every_field_is_in_the_manual() -> None:
     kinds = (ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest, TokenizeRequest, TranscriptionForm)
     for field in {*REFUSED, *(field for kind in kinds for field in kind.__struct_fields__)} - {"model", "query"}:
         assert re.search(rf"`{field}(\[\])?`", page), f"openai.md does not mention {field}"
+
+
+def test_every_field_of_anthropics_is_in_the_manual() -> None:
+    page = (API / "anthropic.md").read_text()
+    for word in {*MessagesRequest.__struct_fields__, *BLOCKS} - {"model"}:
+        assert f"`{word}`" in page, f"anthropic.md does not mention {word}"
 
 
 def test_every_field_of_a_response_is_in_the_manual() -> None:
