@@ -84,6 +84,26 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit_mb: int | None = None
 
 
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message that a conversation starts with."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every chat with the model starts from.
+
+    `system` is for chats that bring no system message, `messages` come before the client's own. `stop` strings and
+    `max_tokens` are for requests that set none.
+    """
+
+    system: str = ""
+    messages: tuple[Turn, ...] = ()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`model.yaml`: everything the engine knows of a model before it is loaded."""
 
@@ -97,6 +117,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pipeline: PipelineSpec = PipelineSpec()
     execution: Execution = Execution()
     options: dict[str, Any] = {}
+    conversation: Conversation = Conversation()
     tags: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     licence: str = ""

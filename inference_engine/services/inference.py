@@ -16,6 +16,7 @@ from inference_engine.domain.results import Delta, Done, Embeddings, Prediction,
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
 from inference_engine.services.checks import check_generation, check_kind, checked_rows, kind_of
+from inference_engine.services.conversation import opened
 from inference_engine.services.models import LiveModel, ModelService
 from inference_engine.services.streams import interleaved
 from inference_engine.services.texts import compute_texts, shortened
@@ -127,6 +128,7 @@ class InferenceService:
         check_generate(request)
         served = self._models.resolve(target)
         async with self._models.lease(served.ref) as live:
+            request = opened(request, live.manifest.conversation)
             check_generation(live, request)
             return await live.executor.tokenize(request)
 
@@ -137,6 +139,7 @@ class InferenceService:
         outcome = "cancelled"
         try:
             async with self._models.lease(served.ref) as live:
+                request = opened(request, live.manifest.conversation)
                 check_generation(live, request)
                 async with aclosing(_choices(live, request, call, self._clock)) as deltas:
                     async for delta in deltas:

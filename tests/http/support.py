@@ -22,13 +22,17 @@ from inference_engine.domain.ports import BrokenModel
 from inference_engine.services.access import AccessService
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService
 from inference_engine.testing import (
     ECHO_SIGNATURE,
+    FakeDepot,
     FakeExecutor,
     FakeExecutors,
+    FakeFacts,
     FakeRepository,
     FakeRoutes,
+    FakeSource,
     RecordingTelemetry,
     manifest,
 )
@@ -71,11 +75,20 @@ class World:
         self.models = ModelService(self.repository, self.executors, self.routes, self.telemetry, time.monotonic)
         self.inference = InferenceService(self.models, self.telemetry, time.monotonic)
         self.health = HealthService(self.models)
+        self.access = AccessService(
+            self.settings.api_keys, self.settings.api_key_header, model_changes=self.settings.model_changes
+        )
+        self.facts = FakeFacts()
+        self.depot = FakeDepot(self.repository)
+        self.source = FakeSource(self.depot)
+        self.store = ModelStore(self.models, self.depot, self.source, self.access.permit_model_changes)
         self.app = create_app(
             self.settings,
             self.models,
             self.inference,
-            AccessService(self.settings.api_keys, self.settings.api_key_header),
+            self.store,
+            self.facts,
+            self.access,
             self.health,
             self._exposition,
             self._system,

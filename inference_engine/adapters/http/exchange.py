@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +22,7 @@ Header = tuple[bytes, bytes]
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
+JSON_LINES = b"application/x-ndjson"
 SWEEP_S = 0.02
 NOBODY = Principal("", "")
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
@@ -151,6 +152,20 @@ class Exchange(msgspec.Struct, eq=False):
                 raise self._too_large()
         return bytes(body)
 
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The request body as it comes, for what is too large to hold: no limit but the caller's, nothing unpacked.
+
+        Raises:
+            ClientGone: the client left while sending it.
+        """
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
+
     def _unpacked(self, body: bytes) -> bytes:
         """Undo gzip or deflate, never past the limit."""
         encoding = self.headers[b"content-encoding"].strip().lower()
@@ -227,15 +242,15 @@ class Exchange(msgspec.Struct, eq=False):
         )
         await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
 
-    async def start_events(self, headers: Iterable[Header] = ()) -> None:
-        """Begin an answer of server-sent events; go on with `send_events`, end with `end_events`."""
+    async def start_events(self, headers: Iterable[Header] = (), content_type: bytes = EVENTS) -> None:
+        """Begin an answer of server-sent events, or of JSON lines; go on with `send_events`, end with `end_events`."""
         self.status = 200
         await self.send(
             {
                 "type": "http.response.start",
                 "status": 200,
                 "headers": [
-                    (b"content-type", EVENTS),
+                    (b"content-type", content_type),
                     (b"x-request-id", self.request_id),
                     *_EVENT_HEADERS,
                     *self.extra_headers,
