@@ -210,7 +210,7 @@ class Partial:
         self._digest = digest
         self.size = path.stat().st_size
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | bytearray) -> None:
         """Raises `Unavailable` when the disk is full; what was written before stays."""
         try:
             self._file.write(data)

@@ -88,17 +88,25 @@ class Fetcher:
         wanted = headers | ({"range": f"bytes={partial.size}-"} if partial.size else {})
         async with self._network.get(file.url, wanted) as response:
             _place(response, file, partial)
+            waiting = bytearray()
             try:
-                async for chunk in response.aiter_bytes(_CHUNK_BYTES):
-                    if partial.size + len(chunk) > file.size_bytes:
+                async for chunk in response.aiter_raw():
+                    waiting += chunk
+                    if partial.size + len(waiting) > file.size_bytes:
+                        waiting.clear()
                         partial.restart()
                         raise ModelLoadFailed(
                             f"{file.name} is longer than the {file.size_bytes} bytes it should have: it was thrown away"
                         )
-                    await asyncio.to_thread(partial.append, chunk)
-                    yield partial.size
+                    if len(waiting) >= _CHUNK_BYTES:
+                        await asyncio.to_thread(partial.append, waiting)
+                        waiting = bytearray()
+                        yield partial.size
             except httpx.TransportError as error:
                 raise unreachable(response.url, error) from None
+            finally:
+                partial.append(waiting)  # also when the connection broke, or nobody wants the rest any more
+            yield partial.size
         if partial.size < file.size_bytes:
             raise Unavailable(f"the file {file.name} broke off at {partial.size} of {file.size_bytes} bytes: try again")
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import httpcore
@@ -102,15 +104,19 @@ def _origin(url: httpx.URL) -> tuple[str, str, int]:
     return url.scheme, url.host, url.port or {"https": 443, "http": 80}.get(url.scheme, 0)
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust; read once, which takes a while."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class _Transport(httpx.AsyncHTTPTransport):
     """httpx's transport with the guard below it: the address that was checked is the one that is connected to."""
 
     def __init__(self, origins: set[tuple[str, str, int]]) -> None:
-        super().__init__(trust_env=False)
+        super().__init__(verify=_certificates(), trust_env=False)
         # httpx has no public way to its connection pool's network
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(trust_env=False), network_backend=_Guard(origins)
-        )
+        self._pool = httpcore.AsyncConnectionPool(ssl_context=_certificates(), network_backend=_Guard(origins))
 
 
 class _Guard(httpcore.AnyIOBackend):
