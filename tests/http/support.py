@@ -137,7 +137,8 @@ class World:
     @staticmethod
     def _manifest(target: str) -> Any:
         name, _, version = target.partition(":")
-        task = "text-generation" if name == "chatty" else "tabular-regression"
+        tasks = {"chatty": "text-generation", "actor": "text-generation", "vectors": "feature-extraction"}
+        task = tasks.get(name, "tabular-regression")
         signature = ECHO_SIGNATURE if name == "echo" else None
         return manifest(name, version, signature, task=task, description=f"The {name} fake")
 

@@ -11,6 +11,7 @@ import pytest
 from inference_engine.adapters.http.admin import errors as admin_errors
 from inference_engine.adapters.http.endpoints import ErrorAnswer
 from inference_engine.adapters.http.exchange import HttpError
+from inference_engine.adapters.http.ollama import errors as ollama_errors
 from inference_engine.adapters.http.openai import errors as openai_errors
 from inference_engine.adapters.http.v2 import errors as v2_errors
 from inference_engine.domain import errors
@@ -18,13 +19,14 @@ from inference_engine.domain.errors import EngineError, all_errors
 from tests.http.support import World
 
 RENDERERS = {"openai": openai_errors.render, "v2": v2_errors.render, "admin": admin_errors.render}
+RENDERERS["ollama"] = ollama_errors.render
 
 
 def shape_of(dialect: str, answer: ErrorAnswer) -> str:
     """Check the shape; give back the message."""
     body: dict[str, Any] = json.loads(answer.body)
     assert list(body) == ["error"]
-    if dialect == "v2":
+    if dialect in ("v2", "ollama"):
         assert isinstance(body["error"], str)
         return body["error"]
     expected = {"openai": ["message", "type", "param", "code"], "admin": ["code", "message", "param"]}

@@ -30,7 +30,8 @@ _HEADERS = (
 _VOLATILE = [
     (re.compile(r"(chatcmpl|cmpl)-[0-9a-f]{24}"), r"\1-<id>"),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),
-    (re.compile(r'"(loaded_at|last_used_at)": ?"[^"]+"'), r'"\1":"<time>"'),
+    (re.compile(r'"(loaded_at|last_used_at|expires_at|created_at)": ?"[^"]+"'), r'"\1":"<time>"'),
+    (re.compile(r'"(\w+_duration)": ?[0-9]+'), r'"\1":"<ns>"'),
 ]
 
 
@@ -59,7 +60,7 @@ async def test_golden(file: Path) -> None:
 
 
 def test_every_dialect_has_golden_files() -> None:
-    assert {file.parent.name for file in FILES} == {"openai", "v2", "admin"}
+    assert {file.parent.name for file in FILES} == {"openai", "v2", "admin", "ollama"}
 
 
 def write() -> None:

@@ -46,13 +46,13 @@ class Stopwatch:
 
 
 class Shape(Protocol):
-    """How one of the two endpoints writes a piece of an answer."""
+    """How one of the two endpoints writes a piece of an answer. Tool calls come with their number in it."""
 
     def __call__(
         self,
         text: str,
         thinking: str,
-        calls: Sequence[ToolCall],
+        calls: Sequence[tuple[int, ToolCall]],
         logprobs: Sequence[PositionLogprobs],
         figures: dict[str, Any] | None,
     ) -> bytes:
@@ -65,11 +65,11 @@ def chat_shape(model: str) -> Shape:
     def piece(
         text: str,
         thinking: str,
-        calls: Sequence[ToolCall],
+        calls: Sequence[tuple[int, ToolCall]],
         logprobs: Sequence[PositionLogprobs],
         figures: dict[str, Any] | None,
     ) -> bytes:
-        message = wire.AnswerMessage(text, "assistant", thinking, [_called(call, i) for i, call in enumerate(calls)])
+        message = wire.AnswerMessage(text, "assistant", thinking, [_called(call, at) for at, call in calls])
         answer = wire.ChatAnswer(
             model=model,
             created_at=now(),
@@ -89,7 +89,7 @@ def generate_shape(model: str) -> Shape:
     def piece(
         text: str,
         thinking: str,
-        calls: Sequence[ToolCall],  # noqa: ARG001 - one shape for both
+        calls: Sequence[tuple[int, ToolCall]],  # noqa: ARG001 - one shape for both
         logprobs: Sequence[PositionLogprobs],
         figures: dict[str, Any] | None,
     ) -> bytes:
@@ -114,7 +114,7 @@ class Lines:
         self._shape = shape
         self._watch = watch
         self._call: ToolCall | None = None
-        self._calls = 0
+        self._at = 0
 
     def of(self, delta: Delta) -> bytes:
         """The lines that this delta brings, perhaps none.
@@ -135,12 +135,12 @@ class Lines:
         return lines + self._shape(text, thinking, (), () if thinks else delta.logprobs, None) + b"\n"
 
     def _call_goes_on(self, delta: ToolCallDelta) -> bytes:
-        if self._call is not None and delta.call == self._calls:
+        if self._call is not None and delta.call == self._at:
             self._call = ToolCall(self._call.id, self._call.name, self._call.arguments + delta.text)
             return b""
         lines = self._call_ended(cut=False)
         self._call = ToolCall(delta.id, delta.name, delta.text)
-        self._calls = delta.call
+        self._at = delta.call
         return lines
 
     def _call_ended(self, *, cut: bool) -> bytes:
@@ -148,7 +148,7 @@ class Lines:
             return b""
         call, self._call = self._call, None
         check_call(call, cut=cut)
-        return self._shape("", "", (call,), (), None) + b"\n"
+        return self._shape("", "", ((self._at, call),), (), None) + b"\n"
 
 
 def whole(shape: Shape, answer: Answer, watch: Stopwatch) -> bytes:
@@ -161,7 +161,7 @@ def whole(shape: Shape, answer: Answer, watch: Stopwatch) -> bytes:
     for call in answer.tool_calls:
         check_call(call, cut=done.reason == "length")
     figures = watch.figures(_reason(done), done.usage)
-    return shape(answer.text, answer.reasoning, answer.tool_calls, answer.logprobs, figures)
+    return shape(answer.text, answer.reasoning, tuple(enumerate(answer.tool_calls)), answer.logprobs, figures)
 
 
 def check_call(call: ToolCall, *, cut: bool) -> None:

@@ -83,7 +83,7 @@ class Catalog:
         conversation = stored.manifest.conversation
         shown = wire.Shown(
             details=_details(facts),
-            model_info=facts.metadata | ({} if body.verbose else {"tokenizer.ggml.tokens": None}),
+            model_info=facts.metadata,
             capabilities=list(self._capabilities(facts, status)),
             modified_at=facts.modified_at,
             modelfile=_modelfile(stored.manifest, facts),
