@@ -205,7 +205,7 @@ def read_settings(flags: Mapping[str, object] | None = None) -> Settings:
 def open_async_engine(settings: Settings) -> python_api.AsyncEngine:
     """A not yet entered `AsyncEngine` over the models of `settings`."""
     application = Application(settings)
-    return python_api.AsyncEngine(application.models, application.inference)
+    return python_api.AsyncEngine(application.models, application.inference, application.store)
 
 
 class AsyncEngine(python_api.AsyncEngine):
@@ -214,7 +214,7 @@ class AsyncEngine(python_api.AsyncEngine):
     def __init__(self, **settings: Any) -> None:
         logging.as_library()
         application = Application(read_settings(_listed(settings)))
-        super().__init__(application.models, application.inference)
+        super().__init__(application.models, application.inference, application.store)
 
 
 class Engine(python_api.Engine):

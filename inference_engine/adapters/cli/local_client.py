@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from inference_engine.adapters.cli.client import Engine, Messages, ModelView, Output, TextStream
+from inference_engine.adapters.cli.client import Engine, Messages, ModelView, NewModel, Output, Step, TextStream
 
 if TYPE_CHECKING:
     from inference_engine.domain.model import Manifest
@@ -51,6 +51,28 @@ class LocalClient:
 
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream:
         return self._engine.generate(target, messages, **sampling)
+
+    def pull(self, name: str) -> Iterator[Step]:
+        return map(_step, self._engine.pull(name))
+
+    def create(self, name: str, new: NewModel) -> Iterator[Step]:
+        from inference_engine.domain.model_store import Changes
+
+        changes = Changes(
+            system=new.system, template=new.template, licence=new.licence, parameters=dict(new.parameters)
+        )
+        steps = self._engine.create(name, base=new.base, files=new.files, adapters=new.adapters, changes=changes)
+        return map(_step, steps)
+
+    def copy(self, source: str, destination: str) -> None:
+        self._engine.copy(source, destination)
+
+    def delete(self, target: str) -> None:
+        self._engine.delete(target)
+
+
+def _step(progress: msgspec.Struct) -> Step:
+    return msgspec.convert(progress, Step, from_attributes=True)
 
 
 def _view(status: msgspec.Struct) -> ModelView:
