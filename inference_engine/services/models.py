@@ -330,12 +330,11 @@ class ModelService:
     def keep_alive(self, ref: ModelRef, seconds: float) -> None:
         """Replace the manifest's `keep_alive_s` until it is unloaded; below 0 for ever, 0 unloads after this use.
 
-        A pinned model stays loaded all the same.
-
-        Raises:
-            ModelNotFound: there is no such model.
+        A pinned model stays loaded all the same. Nothing happens for a model that has gone.
         """
-        entry = self._entry(ref)
+        entry = self._entries.get(ref)
+        if entry is None:
+            return
         entry.keep_alive_s = seconds
         if seconds == 0 and entry.in_flight == 0:
             self.unload_when_idle(entry)

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_engine.adapters.http.ollama import wire as ollama
 from inference_engine.adapters.http.openai.wire import REFUSED, ChatRequest, CompletionRequest
 from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -47,6 +48,13 @@ def test_every_field_is_in_the_manual() -> None:
     page = (API / "openai.md").read_text()
     for field in {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *REFUSED}:
         assert f"`{field}`" in page, f"openai.md does not mention {field}"
+
+
+def test_every_field_of_ollama_is_in_the_manual() -> None:
+    page = (API / "ollama.md").read_text()
+    known = {*ollama.ChatRequest.__struct_fields__, *ollama.GenerateRequest.__struct_fields__}
+    for field in {*known, *ollama.Options.__struct_fields__, *ollama.REFUSED} - {"model", "options"}:
+        assert f"`{field}`" in page, f"ollama.md does not mention {field}"
 
 
 def test_every_datatype_is_in_the_manual() -> None:
