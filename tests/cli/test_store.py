@@ -88,7 +88,7 @@ def test_the_commands(call: Any, composition: FakeComposition, tmp_path: Path) -
         (["rm", "--local"], 2, "Missing argument"),
         (["create", "x", "--local"], 2, "either --from"),
         (["create", "x", "--from", "guide", "--parameter", "hot", "--local"], 2, "NAME=VALUE"),
-        (["create", "x", "--file", "/nowhere.gguf", "--local"], 2, "does not exist"),
+        (["create", "x", "--from", "guide", "--template", "/nowhere", "--local"], 2, "cannot be read"),
     ],
 )
 def test_what_goes_wrong(call: Any, argv: list[str], code: int, words: str) -> None:  # noqa: F811

@@ -191,9 +191,12 @@ def test_malformed_bodies_do_no_harm(shop: LiveServer, path: str, body: bytes) -
 
 
 def test_a_key_is_asked_for(secured_server_url: str) -> None:
+    nobody = ollama.Client(host=secured_server_url)
     with pytest.raises(ollama.ResponseError, match="API key") as caught:
-        ollama.Client(host=secured_server_url).list()
+        nobody.list()
     assert caught.value.status_code == 401
     keyed = ollama.Client(host=secured_server_url, headers={"Authorization": "Bearer test-key"})
     assert keyed.list().models
+    for client in (nobody, keyed):
+        client._client.close()
     assert httpx.delete(f"{secured_server_url}/api/delete").status_code == 401

@@ -14,7 +14,7 @@ from inference_engine.adapters.cli.client import Client, NewModel, Step
 from inference_engine.adapters.cli.options import Session, client_options, pass_session
 from inference_engine.adapters.cli.output import note, print_json
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(path_type=Path)
 
 
 @click.command()
@@ -61,7 +61,7 @@ def create(
         files=files,
         adapters=adapters,
         system=system,
-        template=None if template is None else template.read_text(encoding="utf-8"),
+        template=None if template is None else _text(template),
         licence=licence,
         parameters=_parameters(parameters),
     )
@@ -91,6 +91,13 @@ def remove(session: Session, targets: tuple[str, ...], connect: Callable[[], Cli
         for target in targets:
             client.delete(target)
             _done(session, f"deleted {target}")
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{file} cannot be read: {error}", param_hint="--template") from None
 
 
 def _done(session: Session, text: str) -> None:
