@@ -17,6 +17,8 @@ from inference_engine.adapters.cli.options import Session, json_option, pass_ses
 from inference_engine.adapters.cli.output import note, print_json, print_table
 from inference_engine.adapters.cli.predict import predict
 from inference_engine.adapters.cli.store import copy, create, pull, remove
+from inference_engine.adapters.cli.texts import embed, rerank
+from inference_engine.adapters.cli.transcribe import transcribe
 from inference_engine.core.settings import SettingsError
 from inference_engine.domain.errors import EngineError
 
@@ -125,5 +127,18 @@ def version(session: Session) -> None:
         click.echo(session.composition.version)
 
 
-for _command in (run, predict, list_models, show, pull, create, copy, remove, doctor):
+for _command in (
+    run,
+    predict,
+    embed,
+    rerank,
+    transcribe,
+    list_models,
+    show,
+    pull,
+    create,
+    copy,
+    remove,
+    doctor,
+):
     program.add_command(_command)
