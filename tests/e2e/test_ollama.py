@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,17 +15,16 @@ import pytest
 
 from tests.conftest import ROOT, LiveServer
 from tests.fixtures.mirror import Mirror, running_mirror
+from tests.fixtures.python_models import ACTOR, python_model
 
 GUIDE = ROOT / "inference_engine" / "infra" / "builtin_models" / "guide" / "1" / "guide.gguf"
 HELLO = [{"role": "user", "content": "What is iris?"}]
-EMBED = """
-import numpy as np
-
-class Model:
-    inputs = [{"name": "text", "dtype": "bytes", "shape": [-1]}]
-
-    def embed(self, texts):
-        return np.array([[len(text), 1.0] for text in texts], np.float32)
+ACTOR_MANIFEST = """
+name: actor
+version: "1"
+runtime: python
+artifact: model.py:Model
+task: text-generation
 """
 
 
@@ -45,6 +46,8 @@ def mirror() -> Iterator[Mirror]:
 def shop(tmp_path_factory: pytest.TempPathFactory, mirror: Mirror) -> Iterator[LiveServer]:
     """A server that pulls from the mirror into a folder of its own."""
     folder = tmp_path_factory.mktemp("shop")
+    actor = python_model(folder / "state" / "models" / "actor" / "1", ACTOR)
+    (actor / "model.yaml").write_text(ACTOR_MANIFEST)
     live = LiveServer(folder, INFERENCE_ENGINE_OLLAMA_REGISTRY=mirror.url, HF_ENDPOINT=mirror.url)
     live.start()
     yield live
@@ -78,6 +81,56 @@ async def test_many_streams_of_the_async_client(shop: LiveServer) -> None:
 
     assert all(count > 2 for count in await asyncio.gather(*(ask(seed) for seed in range(12))))
     await client._client.aclose()
+
+
+def weather(city: str) -> str:
+    """The weather.
+
+    Args:
+        city: where
+    """
+    return f"sunny in {city}"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_agent_calls_tools(client: ollama.Client, stream: bool) -> None:
+    messages: list[ollama.Message] = [ollama.Message(role="user", content="Weather in Paris and Rome?")]
+    for _ in range(3):
+        answer = client.chat("actor", messages, tools=[weather], stream=stream)
+        pieces = [piece.message for piece in answer] if stream else [answer.message]  # type: ignore[union-attr]
+        calls = [call for piece in pieces for call in piece.tool_calls or ()]
+        text = "".join(piece.content or "" for piece in pieces)
+        if not calls:
+            break
+        messages.append(ollama.Message(role="assistant", content=text, tool_calls=calls))
+        for call in calls:
+            said = weather(**call.function.arguments)
+            messages.append(ollama.Message(role="tool", tool_name=call.function.name, content=said))
+    assert text == "The tools say: sunny in Paris and sunny in Rome"
+
+
+def test_thoughts_images_and_vectors_of_a_python_model(client: ollama.Client) -> None:
+    assert client.chat("actor", HELLO, think=True).message.thinking == "let me think"
+    assert client.chat("actor", HELLO, think=False).message.thinking is None
+    png = b"\x89PNG\r\n\x1a\n" + b"\0" * 16
+    seen = client.chat("actor", [{"role": "user", "content": "what is it", "images": [png]}])
+    assert "image of 24 bytes" in (seen.message.content or "")
+    vectors = client.embed("actor", ["one two", "three"])
+    assert [list(vector) for vector in vectors.embeddings] == [[7, 2, 1], [5, 1, 1]]
+    assert set(client.show("actor").capabilities or ()) == {"completion", "embedding", "vision"}
+
+
+@pytest.mark.parametrize("after", [1, 9, 24])
+def test_a_killed_runner_does_not_change_the_answer(client: ollama.Client, shop: LiveServer, after: int) -> None:
+    asked = [{"role": "user", "content": "Explain the architecture"}]
+    options = {"temperature": 0, "num_predict": 80}
+    whole = client.chat("guide", asked, options=options).message.content
+    text = ""
+    for number, piece in enumerate(client.chat("guide", asked, options=options, stream=True)):
+        text += piece.message.content or ""
+        if number == after:
+            os.kill(shop.pid_of("guide"), signal.SIGKILL)
+    assert text == whole
 
 
 def test_format_binds_the_answer(client: ollama.Client) -> None:
