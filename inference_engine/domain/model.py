@@ -95,13 +95,14 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every chat with the model starts from.
 
     `system` is for chats that bring no system message, `messages` come before the client's own. `stop` strings and
-    `max_tokens` are for requests that set none.
+    `max_tokens` are for requests that set none, `adapter` answers where the target names none.
     """
 
     system: str = ""
     messages: tuple[Turn, ...] = ()
     stop: tuple[str, ...] = ()
     max_tokens: int | None = None
+    adapter: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -58,13 +58,15 @@ class RemoteName(msgspec.Struct, frozen=True):
         Raises:
             InvalidRequest: it is empty or a part holds what no part may hold.
         """
-        path, _, last = text.removeprefix("https://").removeprefix("http://").rpartition("/")
+        text = text.removeprefix("https://").removeprefix("http://")
+        path, _, last = text.rpartition("/")
         name, _, tag = last.partition(":")
-        parts = path.split("/") if path else []
+        parts = path.split("/") if last != text else []
+        whole = all(parts)
         host = parts.pop(0) if len(parts) == 2 else ""
         namespace = parts[0] if parts else ""
         legal = all(_PART.fullmatch(part) and ".." not in part for part in (name, tag or LATEST, namespace or name))
-        if len(parts) > 1 or not legal or (host and not _HOST.fullmatch(host)):
+        if len(parts) > 1 or not whole or not legal or (host and not _HOST.fullmatch(host)):
             raise InvalidRequest(
                 f"{text[:120]!r} is not the name of a model: write name, name:tag, owner/name:tag or "
                 "host/owner/name:tag",

@@ -9,13 +9,17 @@ from inference_engine.domain.requests import Chat, Generate, Message, Sampling, 
 
 
 def opened(request: Generate, conversation: Conversation) -> Generate:
-    """The request with the manifest's system message, first messages, stop strings and longest answer.
+    """The request with the manifest's system message, first messages, stop strings, longest answer and adapter.
 
     What the request says itself stays. Transcriptions are no conversations.
     """
     if conversation == Conversation() or isinstance(request, Transcribe):
         return request
-    request = msgspec.structs.replace(request, sampling=_sampling(request.sampling, conversation))
+    request = msgspec.structs.replace(
+        request,
+        sampling=_sampling(request.sampling, conversation),
+        adapter=request.adapter or conversation.adapter,
+    )
     if isinstance(request, Chat):
         return msgspec.structs.replace(request, messages=_messages(request.messages, conversation))
     return request

@@ -17,7 +17,7 @@ from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_h
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
 from inference_engine.infra.runtimes.options import decode_options
 
-ADAPTERS = "lora"
+ADAPTERS = "adapters"
 """The option of llama_cpp that names LoRA adapters."""
 _GO_TEMPLATE = re.compile(r"{{-?\s*(\.|\$|(if|else|range|end|with|define|block|template|or|and|eq|not|len)\b)")
 _UNLIMITED = (-1, -2)
@@ -43,7 +43,7 @@ class Cook:
         if base.runtime == "llama_cpp":
             self._head = _readable(self._folder / base.artifact)
         options, conversation = dict(base.options), base.conversation
-        self._adapters(options)
+        conversation = self._adapters(options, conversation)
         self._template(options)
         conversation = self._parameters(options, conversation)
         changes = recipe.changes
@@ -96,12 +96,15 @@ class Cook:
             options={PROJECTOR: projectors[0]} if projectors else {},
         )
 
-    def _adapters(self, options: dict[str, Any]) -> None:
+    def _adapters(self, options: dict[str, Any], conversation: Conversation) -> Conversation:
+        """All can be chosen as `model@name`; the first one answers where none is named, as its publisher means it."""
         if not self._recipe.adapters:
-            return
+            return conversation
         for name in self._recipe.adapters:
             _readable(self._folder / name)
-        options[ADAPTERS] = options.get(ADAPTERS, {}) | {Path(name).stem: name for name in self._recipe.adapters}
+        names = {_adapter_name(file): file for file in self._recipe.adapters}
+        options[ADAPTERS] = options.get(ADAPTERS, {}) | names
+        return msgspec.structs.replace(conversation, adapter=next(iter(names)))
 
     def _template(self, options: dict[str, Any]) -> None:
         template = self._recipe.changes.template
@@ -157,6 +160,10 @@ class Cook:
             decode_options(manifest.options, LlamaCppOptions, "llama_cpp")
         except InvalidManifest as error:
             raise InvalidRequest(_in_words_of_the_recipe(error.message), param=error.param) from None
+
+
+def _adapter_name(file: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(file).stem).strip("-_") or "adapter"
 
 
 def _in_words_of_the_recipe(message: str) -> str:
