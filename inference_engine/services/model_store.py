@@ -135,7 +135,6 @@ class ModelStore:
         for file in found.files + found.adapters:
             async for step in self._fetched(file):
                 yield step
-        yield Progress("verifying sha256 digest")
         for note in found.notes:
             yield Progress(note)
         yield Progress("writing manifest")
@@ -146,8 +145,13 @@ class ModelStore:
     async def _fetched(self, file: RemoteFile) -> AsyncGenerator[Progress]:
         status = f"pulling {file.digest.removeprefix('sha256:')[:12]}"
         async with aclosing(self._source.fetch(file)) as sizes:
+            whole = False
             async for size in sizes:
-                yield Progress(status, file.digest, file.size_bytes, size)
+                if not whole:
+                    yield Progress(status, file.digest, file.size_bytes, size)
+                if size == file.size_bytes and not whole:
+                    whole = True
+                    yield Progress("verifying sha256 digest")
 
     # -- create, copy, delete ------------------------------------------------------------------------------------
 

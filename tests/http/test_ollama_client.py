@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import ollama
 import pytest
 
@@ -261,6 +263,21 @@ def test_models_are_pulled(client: ollama.Client, live: Live) -> None:
         client.pull("tiny", insecure=True)
     with pytest.raises(ollama.ResponseError, match="not pushed"):
         client.push("tiny")
+
+
+def test_a_client_that_leaves_stops_the_pull(live: Live) -> None:
+    world, url = live
+    world.source.models["slow:latest"] = b"weights"
+    world.source.go.clear()
+    with httpx.stream("POST", f"{url}/api/pull", json={"model": "slow"}) as answer:
+        next(answer.iter_lines())
+        assert world.store._pulls
+    for _ in range(200):
+        if not world.store._pulls:
+            break
+        time.sleep(0.02)
+    assert not world.store._pulls
+    world.source.go.set()
 
 
 @pytest.mark.parametrize(

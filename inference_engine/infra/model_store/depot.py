@@ -12,7 +12,6 @@ in place: a model is replaced as a whole, so that models which share a file do n
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -79,10 +78,8 @@ class FolderDepot:
         self.check_writable()
         path = self._store / "partial" / digest.replace(":", "-")
         with path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise Unavailable(f"another process is fetching {digest}: try again when it has ended") from None
+            if not _lock(file, wait=False) or not _is_still(file, path):
+                raise Unavailable(f"another process is fetching {digest}: try again when it has ended")
             partial = Partial(path, file, self.blob(digest), digest)
             self._check_room(size_bytes - partial.size)
             yield partial
@@ -196,7 +193,7 @@ class FolderDepot:
     def _locked(self) -> Iterator[None]:
         """One change at a time, over all processes that use this folder."""
         with self._changing, (self._store / "lock").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, wait=True)
             yield
 
 
@@ -273,6 +270,25 @@ def disk_full(what: str) -> Unavailable:
     return Unavailable(f"the disk is full: {what}: make room and try again", retry_after_s=None)
 
 
+def _lock(file: IO[bytes], *, wait: bool) -> bool:
+    """Lock an open file against other processes until it is closed; False when somebody else holds it."""
+    import fcntl  # not there on every system, and needed only here
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_still(file: IO[bytes], path: Path) -> bool:
+    """Whether `path` is the open file; another process may have finished it before it was locked."""
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
+
+
 def _files_of(model: StoredModel) -> Iterator[tuple[str, Path]]:
     """The files of a model, by name inside its folder; without the manifest."""
     if model.assumed:
@@ -296,17 +312,15 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _check(root: Path) -> None:
-    """Hold the one model below `root` to what the server will hold it to.
+    """Hold the one model below `root` to what the server will hold it to; its blobs had their digests checked before.
 
     Raises:
-        ModelError: it would not be adopted, or a file is damaged.
+        ModelError: it would not be adopted.
     """
-    repository = FolderRepository((root,))
-    models, broken = repository.scan()
+    models, broken = FolderRepository((root,)).scan()
     if broken or len(models) != 1:
         reason = broken[0].message if broken else "it would not be taken for a model"
         raise ModelLoadFailed(reason.replace(f"{root}/", ""))
-    repository.verify(models[0])
 
 
 def _sync(folder: Path) -> None:

@@ -30,8 +30,9 @@ _log = get_logger(__name__)
 
 
 class _Asked(NamedTuple):
-    """What both endpoints know of a request: the wire's body, the model, how long to keep it, the times, the shape."""
+    """What both endpoints know of a request. `keep_s` is how long its model is to stay loaded."""
 
+    call: Call
     body: wire.Common
     served: Served
     keep_s: float | None
@@ -74,7 +75,9 @@ class Generations:
     def _asked(self, exchange: Exchange, body: wire.Common, shape: Shape) -> _Asked:
         exchange.cancel_when_gone()
         served = resolve(self._models, body.model)
-        return _Asked(body, served, keep_alive_s(body.keep_alive), Stopwatch(self._clock), shape)
+        return _Asked(
+            self._calls.of(exchange), body, served, keep_alive_s(body.keep_alive), Stopwatch(self._clock), shape
+        )
 
     async def _loaded(self, asked: _Asked) -> Loaded:
         loaded = await self._models.ready(asked.served.ref)
@@ -95,11 +98,10 @@ class Generations:
 
     async def _answer(self, exchange: Exchange, asked: _Asked, request: Chat | Complete, loaded: Loaded) -> None:
         """Read all deltas; when the client leaves, they are closed, which ends the compute."""
-        call = self._calls.of(exchange)
         target = asked.served.route
         try:
-            request = await self._within_window(asked, request, loaded, call)
-            generation = await self._inference.generate(target, request, call)
+            request = await self._within_window(asked, request, loaded)
+            generation = await self._inference.generate(target, request, asked.call)
             async with aclosing(generation.deltas):
                 if asked.body.stream is False:
                     await _respond(exchange, asked, generation)
@@ -109,9 +111,7 @@ class Generations:
             if asked.keep_s is not None:
                 self._models.keep_alive(asked.served.ref, asked.keep_s)
 
-    async def _within_window(
-        self, asked: _Asked, request: Chat | Complete, loaded: Loaded, call: Call
-    ) -> Chat | Complete:
+    async def _within_window(self, asked: _Asked, request: Chat | Complete, loaded: Loaded) -> Chat | Complete:
         """Hold prompt and answer together to `num_ctx` tokens. A window as large as the model's needs no help.
 
         Raises:
@@ -122,7 +122,7 @@ class Generations:
         if wanted is None or wanted == loaded.context_length:
             return request
         _check_window(wanted, loaded, asked.served)
-        prompt = len(await self._inference.tokenize(asked.served.route, request, call))
+        prompt = len(await self._inference.tokenize(asked.served.route, request, asked.call))
         if prompt >= wanted:
             raise ContextLengthExceeded(
                 f"the prompt has {prompt} tokens, options.num_ctx allows {wanted} with the answer: nothing is cut off "
