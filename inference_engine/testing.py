@@ -101,20 +101,36 @@ class FakeDepot:
     def open_upload(self, digest: str, size_bytes: int | None) -> FakeUpload:
         return FakeUpload(self, digest)
 
-    def install(self, recipe: Recipe) -> list[str]:
+    def prepare(self, recipe: Recipe) -> FakePrepared:
         self.recipes.append(recipe)
         for name, digest in recipe.files.items():
             if digest not in self.blobs:
                 raise InvalidRequest(f"the file {name!r} with {digest} is not here: upload it first", param="files")
         base = recipe.base.manifest if recipe.base else manifest("new")
         made = msgspec.structs.replace(base, name=recipe.ref.name, version=recipe.ref.version)
-        self.repository.models = [model for model in self.repository.models if model.ref != recipe.ref] + [made]
-        return []
+        return FakePrepared(self.repository, made)
+
+    def check_owned(self, model: StoredModel) -> None: ...
 
     def remove(self, model: StoredModel) -> None:
         self.repository.models.remove(model.manifest)
 
     def prune(self) -> None: ...
+
+
+class FakePrepared:
+    """`Prepared` of a `FakeDepot`."""
+
+    def __init__(self, repository: FakeRepository, made: Manifest) -> None:
+        self.notes: list[str] = []
+        self._repository = repository
+        self._made = made
+
+    def put_in_place(self) -> None:
+        others = [model for model in self._repository.models if model.ref != self._made.ref]
+        self._repository.models = [*others, self._made]
+
+    def close(self) -> None: ...
 
 
 class FakeUpload:

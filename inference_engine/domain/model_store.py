@@ -187,20 +187,33 @@ class ModelDepot(Protocol):
     def open_upload(self, digest: str, size_bytes: int | None) -> Upload:
         """Take in a file that should have this digest. Raises `Unavailable` when the disk has no room for it."""
 
-    def install(self, recipe: Recipe) -> list[str]:
-        """Make the model, check it as it will be checked when it is served, then put it in place at once.
-
-        Returns what had to be left out, for people.
+    def prepare(self, recipe: Recipe) -> Prepared:
+        """Make the model where nobody sees it, and check it as it will be checked when it is served.
 
         Raises:
             InvalidRequest: the recipe cannot be followed. ModelError: a file is damaged. Unavailable: the disk is full.
         """
 
+    def check_owned(self, model: StoredModel) -> None:
+        """Raises `Forbidden` when the model does not lie in this depot."""
+
     def remove(self, model: StoredModel) -> None:
-        """Take a model away. Raises `Forbidden` when it does not lie in this depot."""
+        """Take a model of this depot away, which nothing runs any more."""
 
     def prune(self) -> None:
         """Delete files that no model uses any more and that nobody is about to use."""
+
+
+class Prepared(Protocol):
+    """A model that is about to appear. `notes` say what had to be left out. `close` forgets what is not in place."""
+
+    @property
+    def notes(self) -> list[str]: ...
+
+    def put_in_place(self) -> None:
+        """Let it appear, at once and instead of the one that was there, which nothing runs any more."""
+
+    def close(self) -> None: ...
 
 
 class Upload(Protocol):

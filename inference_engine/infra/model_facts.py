@@ -40,9 +40,12 @@ class FileFacts:
     def read(self, model: StoredModel) -> ModelFacts:
         artifact = model.folder / artifact_file(model.manifest)
         try:
-            stat = artifact.stat()
+            return self._remembered(model, artifact)
         except OSError:  # gone since the folder was read: there is nothing to tell
             return ModelFacts("", datetime.fromtimestamp(0, UTC))
+
+    def _remembered(self, model: StoredModel, artifact: Path) -> ModelFacts:
+        stat = artifact.stat()
         manifest = hashlib.sha256(msgspec.json.encode(model.manifest, order="sorted")).hexdigest()
         key = (artifact, manifest, stat.st_size, stat.st_mtime_ns)
         with self._reading:

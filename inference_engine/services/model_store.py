@@ -7,8 +7,9 @@ it is replaced or deleted finishes its work first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import InvalidRequest, ModelNotFound
@@ -29,6 +30,7 @@ from inference_engine.domain.ports import StoredModel
 from inference_engine.domain.requests import Principal
 from inference_engine.services.models import ModelService
 
+Result = TypeVar("Result")
 _log = get_logger(__name__)
 
 
@@ -102,6 +104,7 @@ class ModelStore:
         self._source = source
         self._permit = permit
         self._pulls: dict[ModelRef, _Pull] = {}
+        self._changing: set[asyncio.Task[Any]] = set()
 
     # -- pull ----------------------------------------------------------------------------------------------------
 
@@ -210,17 +213,35 @@ class ModelStore:
             Forbidden: it does not lie in the folder that may be changed. ModelNotFound.
         """
         self._permit(principal)
-        stored = self._models.stored(ref)
-        await asyncio.to_thread(self._depot.remove, stored)
-        await self._changed(ref)
+        await asyncio.to_thread(self._depot.check_owned, self._models.stored(ref))
+        await self._to_the_end(self._remove(ref))
         _log.info("model deleted", model=str(ref))
+
+    async def _remove(self, ref: ModelRef) -> None:
+        async with self._models.replacing(ref):
+            await asyncio.to_thread(self._depot.remove, self._models.stored(ref))
 
     async def _install(self, recipe: Recipe) -> list[str]:
         self._refuse_adopted(recipe.ref)
-        notes = await asyncio.to_thread(self._depot.install, recipe)
-        await self._changed(recipe.ref)
+        notes = await self._to_the_end(self._replace(recipe))
         _log.info("model installed", model=str(recipe.ref))
         return notes
+
+    async def _replace(self, recipe: Recipe) -> list[str]:
+        prepared = await asyncio.to_thread(self._depot.prepare, recipe)
+        try:
+            async with self._models.replacing(recipe.ref):
+                await asyncio.to_thread(prepared.put_in_place)
+        finally:
+            await asyncio.to_thread(prepared.close)
+        return prepared.notes
+
+    async def _to_the_end(self, change: Coroutine[Any, Any, Result]) -> Result:
+        """Files are never left half changed: a change that has begun is finished also when nobody waits for it."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._changing.add(task)
+        task.add_done_callback(self._changing.discard)
+        return await asyncio.shield(task)
 
     def _refuse_adopted(self, ref: ModelRef) -> None:
         """A model whose manifest was assumed lies where it likes, and would hide the new one."""
@@ -231,12 +252,6 @@ class ModelStore:
                 "delete it first, or choose another name",
                 param="model",
             )
-
-    async def _changed(self, ref: ModelRef) -> None:
-        """The files are others now, or gone: end what runs of the old ones, read the folders again."""
-        if self._stored(ref) is not None:
-            await self._models.unload(ref)
-        self._models.refresh()
 
     def _stored(self, ref: ModelRef) -> StoredModel | None:
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -367,6 +368,8 @@ class ModelService:
     async def _load(self, entry: _Entry) -> LiveModel:
         try:
             async with entry.changing:
+                if self._entries.get(entry.stored.manifest.ref) is not entry:
+                    raise ModelNotFound(f"model {entry.stored.manifest.ref} was deleted", param="model")
                 if entry.live is None:
                     entry.live = await self._start(entry.stored)
                     entry.loaded_at = datetime.now(UTC)
@@ -397,6 +400,27 @@ class ModelService:
         entry = self._entry(ref)
         async with entry.changing:
             return await self._end(entry)
+
+    @asynccontextmanager
+    async def replacing(self, ref: ModelRef) -> AsyncGenerator[None]:
+        """Hold a model unloaded while its files change, then read the repository again.
+
+        Work in flight is finished first; requests that come meanwhile wait, and get what is there afterwards.
+        """
+        while True:
+            entry = self._entries.get(ref)
+            if entry is None:
+                yield
+                self.refresh()
+                return
+            async with entry.changing:
+                if self._entries.get(ref) is entry:
+                    await self._end(entry)
+                    try:
+                        yield
+                    finally:
+                        self.refresh()
+                    return
 
     async def _end(self, entry: _Entry) -> int:
         live = entry.live

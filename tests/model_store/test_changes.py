@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -107,6 +108,38 @@ async def test_a_deleted_model_is_gone_with_its_bytes(stocked: Shop) -> None:
     assert stocked.leftovers() == {"blobs": [], "partial": [], "work": []}
     with pytest.raises(ModelNotFound):
         await stocked.store.delete(TINY, ME)
+
+
+async def test_of_two_who_delete_one_finds_it_gone(stocked: Shop) -> None:
+    await stocked.load("tiny")
+    done = await asyncio.gather(*(stocked.store.delete(TINY, ME) for _ in range(2)), return_exceptions=True)
+    assert sorted(type(result) for result in done if result is not None) == [ModelNotFound]
+
+
+async def test_a_request_waits_while_its_model_is_replaced(stocked: Shop, gguf: bytes) -> None:
+    await stocked.load("tiny")
+    async with stocked.models.replacing(TINY):
+        waiting = asyncio.create_task(stocked.models.ready(TINY))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+    assert (await waiting).kinds == ("chat",)
+    async with stocked.models.replacing(TINY):
+        waiting = asyncio.create_task(stocked.models.ready(TINY))
+        await asyncio.sleep(0.01)
+        stocked.depot.remove(stocked.models.stored(TINY))
+    with pytest.raises(ModelNotFound, match="deleted"):
+        await waiting
+
+
+async def test_a_change_is_finished_when_its_client_leaves(stocked: Shop) -> None:
+    leaving = asyncio.create_task(stocked.store.copy("tiny", "other", ME))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    await asyncio.gather(*stocked.store._changing)
+    assert stocked.names() == ["other:latest", "tiny:latest"]
+    assert stocked.leftovers()["work"] == []
 
 
 async def test_what_another_model_shares_stays(stocked: Shop, gguf: bytes) -> None:

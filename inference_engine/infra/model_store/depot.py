@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from inference_engine.domain.errors import Forbidden, InvalidRequest, ModelLoadFailed, Unavailable
+from inference_engine.domain.errors import Forbidden, InvalidRequest, ModelLoadFailed, ModelNotFound, Unavailable
 from inference_engine.domain.model_store import Recipe
 from inference_engine.domain.ports import StoredModel
 from inference_engine.infra.manifest_files import MANIFEST_NAME, manifest_yaml
@@ -99,7 +99,7 @@ class FolderDepot:
 
     # -- models --------------------------------------------------------------------------------------------------
 
-    def install(self, recipe: Recipe) -> list[str]:
+    def prepare(self, recipe: Recipe) -> PreparedModel:
         from inference_engine.infra.model_store.recipes import Cook
 
         self.check_writable()
@@ -111,14 +111,12 @@ class FolderDepot:
             manifest, notes = Cook(recipe, folder).manifest()
             (folder / MANIFEST_NAME).write_text(manifest_yaml(manifest), encoding="utf-8")
             _check(work)
-            self._put_in_place(folder, self._root / recipe.ref.name / recipe.ref.version)
-        except OSError as error:
-            if error.errno in _FULL:
+        except BaseException as error:
+            shutil.rmtree(work, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in _FULL:
                 raise disk_full(str(self._root)) from None
             raise
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        return notes
+        return PreparedModel(self, work, folder, notes)
 
     def _gather(self, recipe: Recipe, folder: Path) -> None:
         """Link every file of the model to be into `folder`."""
@@ -130,7 +128,9 @@ class FolderDepot:
                 raise InvalidRequest(f"the file {name!r} with {digest} is not here: upload it first", param="files")
             _link(self.blob(digest), folder / name)
 
-    def _put_in_place(self, folder: Path, target: Path) -> None:
+    def put_in_place(self, folder: Path) -> None:
+        """Rename a prepared `name/version` folder to where it is served from."""
+        target = self._root / folder.parent.name / folder.name
         with self._locked():
             target.parent.mkdir(parents=True, exist_ok=True)
             old = self._work()
@@ -146,14 +146,19 @@ class FolderDepot:
             if old.exists():
                 self._discard(old)
 
-    def remove(self, model: StoredModel) -> None:
-        folder = model.folder
-        if not folder.resolve().is_relative_to(self._root.resolve()):
+    def check_owned(self, model: StoredModel) -> None:
+        if not model.folder.resolve().is_relative_to(self._root.resolve()):
             raise Forbidden(
-                f"{model.manifest.ref} lies in {folder}, where models are not changed: delete it there by hand"
+                f"{model.manifest.ref} lies in {model.folder}, where models are not changed: delete it there by hand"
             )
         self.check_writable()
+
+    def remove(self, model: StoredModel) -> None:
+        self.check_owned(model)
+        folder = model.folder
         with self._locked():
+            if not folder.is_dir():
+                raise ModelNotFound(f"model {model.manifest.ref} has been deleted by somebody else", param="model")
             old = self._work()
             if folder == self._root / model.manifest.name / model.manifest.version:
                 folder.rename(old)
@@ -195,6 +200,22 @@ class FolderDepot:
         with self._changing, (self._store / "lock").open("ab") as file:
             _lock(file, wait=True)
             yield
+
+
+class PreparedModel:
+    """A `Prepared` in the depot's working folder."""
+
+    def __init__(self, depot: FolderDepot, work: Path, folder: Path, notes: list[str]) -> None:
+        self.notes = notes
+        self._depot = depot
+        self._work = work
+        self._folder = folder
+
+    def put_in_place(self) -> None:
+        self._depot.put_in_place(self._folder)
+
+    def close(self) -> None:
+        shutil.rmtree(self._work, ignore_errors=True)
 
 
 class Partial:

@@ -99,8 +99,8 @@ class Fetcher:
                             f"{file.name} is longer than the {file.size_bytes} bytes it should have: it was thrown away"
                         )
                     if len(waiting) >= _CHUNK_BYTES:
-                        await asyncio.to_thread(partial.append, waiting)
-                        waiting = bytearray()
+                        full, waiting = waiting, bytearray()
+                        await asyncio.to_thread(partial.append, full)
                         yield partial.size
             except httpx.TransportError as error:
                 raise unreachable(response.url, error) from None

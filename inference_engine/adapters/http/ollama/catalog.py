@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,7 +15,7 @@ from inference_engine.adapters.http.ollama.values import resolve
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.facts import FactsReader, ModelFacts
 from inference_engine.domain.model import Manifest, ModelRef
-from inference_engine.domain.ports import StoredModel
+from inference_engine.domain.ports import Loaded, StoredModel
 from inference_engine.domain.text_tensors import TEXT
 from inference_engine.services.models import ModelService, ModelStatus
 
@@ -25,6 +25,14 @@ _SHOW = msgspec.json.Decoder(wire.ShowRequest)
 _ENCODER = msgspec.json.Encoder()
 _FOREVER = datetime(2300, 1, 1, tzinfo=UTC)
 _TENSOR_TASKS = ("tabular-", "image-classification", "object-detection", "image-segmentation", "time-series-")
+
+
+class _Known(NamedTuple):
+    """All that the service knows of a model at one moment: it may be gone while its files are read."""
+
+    status: ModelStatus
+    stored: StoredModel
+    loaded: Loaded | None
 
 
 class Catalog:
@@ -40,51 +48,46 @@ class Catalog:
 
     async def tags(self, exchange: Exchange) -> None:
         """Every model that takes texts: exact names first, then the pinned routes."""
-        found = [status for status in self._models.statuses() if _takes_texts(self._stored(status).manifest)]
-        names = [(f"{status.name}:{status.version}", status) for status in found]
-        refs = {ModelRef(status.name, status.version): status for status in found}
+        known = {_ref(status): self._known(status) for status in self._models.statuses()}
+        found = {ref: one for ref, one in known.items() if _takes_texts(one.stored.manifest)}
+        names = [(str(ref), one) for ref, one in found.items()]
         names += [
-            (f"{route.name}:latest", refs[route.target])
+            (f"{route.name}:latest", found[route.target])
             for route in self._models.routes()
-            if route.rule == "pinned" and route.target in refs
+            if route.rule == "pinned" and route.target in found
         ]
-        listed = [await self._listed(name, status) for name, status in names]
+        listed = [await self._listed(name, one) for name, one in names]
         await exchange.respond(200, _ENCODER.encode(wire.Tags(listed)), compress=True)
 
-    async def _listed(self, name: str, status: ModelStatus) -> wire.ListedModel:
-        facts = await self._read(self._stored(status))
-        return wire.ListedModel(
-            name, name, facts.modified_at, status.size_bytes, facts.digest, _details(facts),
-            list(self._capabilities(facts, status)),
-        )  # fmt: skip
+    async def _listed(self, name: str, one: _Known) -> wire.ListedModel:
+        facts = await self._read(one.stored)
+        size = one.status.size_bytes
+        capabilities = _capabilities(facts, one.loaded)
+        return wire.ListedModel(name, name, facts.modified_at, size, facts.digest, _details(facts), capabilities)
 
     async def running(self, exchange: Exchange) -> None:
         """The models that are loaded, with their measured memory."""
-        models = []
-        for status in self._models.statuses():
-            if status.state in ("ready", "restarting", "draining"):
-                name = f"{status.name}:{status.version}"
-                facts = await self._read(self._stored(status))
-                expires = status.expires_at or _FOREVER
-                context = status.context_length or 0
-                models.append(
-                    wire.RunningModel(
-                        name, name, status.memory_bytes, facts.digest, _details(facts), expires, 0, context
-                    )
-                )
+        known = [self._known(status) for status in self._models.statuses()]
+        models = [await self._running(one) for one in known if one.loaded is not None]
         await exchange.respond(200, _ENCODER.encode(wire.Running(models)), compress=True)
+
+    async def _running(self, one: _Known) -> wire.RunningModel:
+        facts = await self._read(one.stored)
+        name, status = str(_ref(one.status)), one.status
+        expires, context = status.expires_at or _FOREVER, status.context_length or 0
+        return wire.RunningModel(name, name, status.memory_bytes, facts.digest, _details(facts), expires, 0, context)
 
     async def show(self, exchange: Exchange) -> None:
         body = decode(_SHOW, await exchange.body())
         ref = resolve(self._models, named(body)).ref
-        status = self._models.status(ref)
-        stored = self._models.stored(ref)
+        one = self._known(self._models.status(ref))
+        stored = one.stored
         facts = await self._read(stored)
         conversation = stored.manifest.conversation
         shown = wire.Shown(
             details=_details(facts),
             model_info=facts.metadata,
-            capabilities=list(self._capabilities(facts, status)),
+            capabilities=_capabilities(facts, one.loaded),
             modified_at=facts.modified_at,
             modelfile=_modelfile(stored.manifest, facts),
             license=stored.manifest.licence,
@@ -96,21 +99,26 @@ class Catalog:
         )
         await exchange.respond(200, _ENCODER.encode(shown), compress=True)
 
-    def _capabilities(self, facts: ModelFacts, status: ModelStatus) -> tuple[str, ...]:
-        """What the files show, and what the model says of itself once it is loaded."""
-        loaded = self._models.loaded(ModelRef(status.name, status.version))
-        found = list(facts.capabilities)
-        if loaded is not None:
-            found += ["completion"] if {"chat", "complete"} & set(loaded.kinds) else []
-            found += ["embedding"] if "embed" in loaded.kinds else []
-            found += ["vision"] if "image" in loaded.media else []
-        return tuple(dict.fromkeys(found))
-
-    def _stored(self, status: ModelStatus) -> StoredModel:
-        return self._models.stored(ModelRef(status.name, status.version))
+    def _known(self, status: ModelStatus) -> _Known:
+        ref = _ref(status)
+        return _Known(status, self._models.stored(ref), self._models.loaded(ref))
 
     async def _read(self, stored: StoredModel) -> ModelFacts:
         return await asyncio.to_thread(self._facts.read, stored)
+
+
+def _ref(status: ModelStatus) -> ModelRef:
+    return ModelRef(status.name, status.version)
+
+
+def _capabilities(facts: ModelFacts, loaded: Loaded | None) -> list[str]:
+    """What the files show, and what the model says of itself once it is loaded."""
+    found = list(facts.capabilities)
+    if loaded is not None:
+        found += ["completion"] if {"chat", "complete"} & set(loaded.kinds) else []
+        found += ["embedding"] if "embed" in loaded.kinds else []
+        found += ["vision"] if "image" in loaded.media else []
+    return list(dict.fromkeys(found))
 
 
 def named(body: wire.NameRequest) -> str:
