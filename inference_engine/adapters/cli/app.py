@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from inference_engine.adapters.cli.batch import batch
 from inference_engine.adapters.cli.chat import run
 from inference_engine.adapters.cli.client import Composition
 from inference_engine.adapters.cli.doctor import doctor
@@ -139,6 +140,7 @@ for _command in (
     create,
     copy,
     remove,
+    batch,
     doctor,
 ):
     program.add_command(_command)
