@@ -195,20 +195,6 @@ class Exchange(msgspec.Struct, eq=False):
                 raise self._too_large()
         return bytes(body)
 
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """The request body as it comes, for what is too large to hold: no limit but the caller's, nothing unpacked.
-
-        Raises:
-            ClientGone: the client left while sending it.
-        """
-        more = True
-        while more:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            more = message.get("more_body", False)
-            yield message.get("body", b"")
-
     def _unpacked(self, body: bytes) -> bytes:
         """Undo gzip or deflate, never past the limit."""
         encoding = self.headers[b"content-encoding"].strip().lower()

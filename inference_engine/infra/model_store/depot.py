@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -87,7 +87,7 @@ class FolderDepot:
     def open_upload(self, digest: str, size_bytes: int | None) -> BlobUpload:
         self.check_writable()
         self._check_room(size_bytes or 0)
-        return BlobUpload(self._work(), self.blob(digest), digest)
+        return BlobUpload(self._work(), self.blob(digest), digest, lambda: self._check_room(1))
 
     def _check_room(self, wanted: int) -> None:
         free = shutil.disk_usage(self._store).free
@@ -259,7 +259,9 @@ class Partial:
 class BlobUpload:
     """An `Upload` into the depot."""
 
-    def __init__(self, work: Path, blob: Path, digest: str) -> None:
+    def __init__(self, work: Path, blob: Path, digest: str, check_room: Callable[[], None]) -> None:
+        self._check_room = check_room
+        self._unchecked = 0
         self._work = work
         self._blob = blob
         self._wanted = digest
@@ -272,6 +274,10 @@ class BlobUpload:
         except OSError as error:
             raise disk_full(str(self._work.parent)) if error.errno in _FULL else error from None
         self._digest.update(data)
+        self._unchecked += len(data)
+        if self._unchecked >= _SPARE_BYTES // 2:
+            self._unchecked = 0
+            self._check_room()
 
     def commit(self) -> None:
         actual = f"sha256:{self._digest.hexdigest()}"

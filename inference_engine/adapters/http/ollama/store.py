@@ -85,11 +85,9 @@ class Store:
         await exchange.respond(200 if there else 404, b"")
 
     async def upload(self, exchange: Exchange) -> None:
-        if exchange.headers.get(b"content-encoding", b"identity") != b"identity":
-            raise HttpError(415, "unknown_encoding", "files are uploaded as they are: leave Content-Encoding out")
         length = exchange.headers.get(b"content-length", b"")
         size = int(length) if length.isdigit() else None
-        async with aclosing(exchange.chunks()) as chunks:
+        async with aclosing(exchange.pieces()) as chunks:
             await self._store.put_blob(exchange.path_params["digest"], size, chunks, exchange.principal)
         await exchange.respond(201, b"")
 
