@@ -177,7 +177,7 @@ def _adopt(file: Path, name: str, version: str, *, alone: bool) -> StoredModel:
     check_name(name, "folder name")
     check_name(version, "version folder")
     runtime, task = _ADOPTED[file.suffix.lower()]
-    parts = artifact_files(file)
+    parts = _shards(file)
     manifest = Manifest(name=name, version=version, runtime=runtime, artifact=file.name, task=task)
     size = _tree_bytes(file.parent) if alone else sum(part.stat().st_size for part in parts)
     return StoredModel(manifest, file.parent, assumed=True, size_bytes=size)
@@ -194,7 +194,7 @@ def _candidates(files: list[Path]) -> list[Path]:
     return found
 
 
-def artifact_files(file: Path) -> list[Path]:
+def _shards(file: Path) -> list[Path]:
     """All files of a model: for a sharded GGUF every part, for ONNX also the weights kept beside it.
 
     Raises:
@@ -210,6 +210,11 @@ def artifact_files(file: Path) -> list[Path]:
         return parts
     beside = (file.with_name(file.name + end) for end in ("_data", ".data"))
     return [file, *(part for part in beside if part.is_file())]
+
+
+def artifact_files(file: Path) -> list[Path]:
+    """All files of the adopted model whose first file is `file`. Raises `ModelLoadFailed` when a part is missing."""
+    return _shards(file)
 
 
 def shard_index(name: str) -> int | None:

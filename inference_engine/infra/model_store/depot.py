@@ -27,6 +27,7 @@ from inference_engine.domain.errors import Forbidden, InvalidRequest, ModelLoadF
 from inference_engine.domain.model_store import Recipe
 from inference_engine.domain.ports import StoredModel
 from inference_engine.infra.manifest_files import MANIFEST_NAME, manifest_yaml
+from inference_engine.infra.model_facts import PROJECTOR
 from inference_engine.infra.repository import FolderRepository, artifact_files, file_digest
 
 STORE = ".store"
@@ -319,7 +320,9 @@ def _is_still(file: IO[bytes], path: Path) -> bool:
 def _files_of(model: StoredModel) -> Iterator[tuple[str, Path]]:
     """The files of a model, by name inside its folder; without the manifest."""
     if model.assumed:
-        for file in artifact_files(model.folder / model.manifest.artifact):
+        files = artifact_files(model.folder / model.manifest.artifact)
+        projector = model.manifest.options.get(PROJECTOR)
+        for file in [*files, *([model.folder / projector] if projector else [])]:
             yield file.name, file
         return
     for file in sorted(model.folder.rglob("*")):
