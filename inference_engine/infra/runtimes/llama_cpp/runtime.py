@@ -1,6 +1,6 @@
 """Loads a GGUF model into llama.cpp (xllamacpp) and answers chats and completions; the map of this folder.
 
-load: `gguf_file` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
+load: `infra/formats/gguf.py` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
 generate: the prompt is rendered, `json_schema` and `grammar` bind the answer, `generation` builds the request,
 `stream` turns its chunks (`chunks`) into deltas.
 
@@ -30,6 +30,7 @@ from inference_engine.domain.ports import Loaded, Sink
 from inference_engine.domain.requests import Chat, Complete, Constraint, Generate, JsonSchema, Transcribe
 from inference_engine.domain.results import Delivered, Done, Usage
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
+from inference_engine.infra.formats.gguf import GgufHead, read_head
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.llama_cpp import options as sizes
 from inference_engine.infra.runtimes.llama_cpp.generation import (
@@ -38,7 +39,6 @@ from inference_engine.infra.runtimes.llama_cpp.generation import (
     message_bodies,
     prompt_field,
 )
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
 from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
