@@ -17,9 +17,11 @@ from inference_engine.adapters import python_api
 from inference_engine.core import logging
 from inference_engine.core.settings import Origins, Settings
 from inference_engine.core.version import __version__
+from inference_engine.domain.choices import ChoiceStore
 from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
+from inference_engine.infra.choices_file import ChoicesFile
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
@@ -59,7 +61,14 @@ class Application:
         self.models = ModelService(
             self.repository,
             executors
-            or Executors(partial(create_runtime, runtimes=self.catalog), clock, self.telemetry.restart, Supervision()),
+            or Executors(
+                partial(create_runtime, runtimes=self.catalog),
+                clock,
+                self.telemetry.restart,
+                Supervision(),
+                self.catalog,
+                ChoicesFile(settings.state_dir),
+            ),
             routes or RoutesFile(settings.state_dir),
             self.telemetry,
             clock,
@@ -146,6 +155,9 @@ class CommandComposition:
     def runtimes(self) -> Sequence[RuntimeInfo]:
         catalog = EntryPointCatalog()
         return [catalog.describe(name) for name in catalog.names()]
+
+    def choices(self, settings: Settings) -> ChoiceStore:
+        return ChoicesFile(settings.state_dir)
 
     def hardware(self) -> Hardware:
         return detect()

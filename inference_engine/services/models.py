@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -39,7 +39,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One model as people and tools see it. Byte counts are measured; times are UTC."""
+    """One model as people and tools see it. Byte counts are measured; times are UTC.
+
+    `details` is what the runtime says of the loaded model, for people.
+    """
 
     name: str
     version: str
@@ -63,6 +66,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     signature: Signature | None
     context_length: int | None
     routes: tuple[str, ...]
+    details: dict[str, Any] = {}
 
 
 class LiveModel:
@@ -242,6 +246,7 @@ class ModelService:
             signature=self.signature(ref),
             context_length=entry.live.loaded.context_length if entry.live else None,
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
+            details=entry.live.loaded.details if entry.live else {},
         )
 
     def _entry(self, ref: ModelRef) -> _Entry:

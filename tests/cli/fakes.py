@@ -19,6 +19,7 @@ from inference_engine.domain.hardware import Cpu, Hardware, Memory
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import BrokenModel, RuntimeInfo, StoredModel
 from inference_engine.domain.results import Usage
+from inference_engine.infra.choices_file import ChoicesFile
 
 IRIS = {"inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 4]}], "outputs": []}
 
@@ -152,6 +153,9 @@ class FakeComposition:
 
     def runtimes(self) -> list[RuntimeInfo]:
         return self.known
+
+    def choices(self, settings: Settings) -> ChoicesFile:
+        return ChoicesFile(settings.state_dir)
 
     def hardware(self) -> Hardware:
         return Hardware(Cpu("Test CPU", "x86_64", 8, 4, None, ("avx2",)), Memory(8 << 30, 4 << 30))

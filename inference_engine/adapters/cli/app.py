@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from inference_engine.adapters.cli.auto import auto
 from inference_engine.adapters.cli.chat import run
 from inference_engine.adapters.cli.client import Composition
 from inference_engine.adapters.cli.doctor import doctor
@@ -124,5 +125,5 @@ def version(session: Session) -> None:
         click.echo(session.composition.version)
 
 
-for _command in (run, predict, list_models, show, doctor):
+for _command in (run, predict, list_models, show, auto, doctor):
     program.add_command(_command)

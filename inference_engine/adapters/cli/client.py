@@ -11,6 +11,7 @@ import msgspec
 
 if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
     from inference_engine.core.settings import Origins, Settings
+    from inference_engine.domain.choices import ChoiceStore
     from inference_engine.domain.hardware import Hardware
     from inference_engine.domain.model import Manifest
     from inference_engine.domain.ports import ModelRepository, RuntimeInfo
@@ -71,6 +72,9 @@ class Composition(Protocol):
 
     def runtimes(self) -> Sequence[RuntimeInfo]: ...
 
+    def choices(self, settings: Settings) -> ChoiceStore:
+        """What `runtime: auto` has chosen."""
+
     def hardware(self) -> Hardware: ...
 
     def manifest_yaml(self, manifest: Manifest) -> str:
@@ -102,6 +106,7 @@ class ModelView(msgspec.Struct, frozen=True):
     signature: dict[str, Any] | None = None
     context_length: int | None = None
     routes: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
 
     @property
     def target(self) -> str:

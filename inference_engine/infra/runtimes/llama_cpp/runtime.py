@@ -1,6 +1,7 @@
 """Loads a GGUF model into llama.cpp (xllamacpp) and answers chats and completions; the map of this folder.
 
-load: `infra/formats/gguf.py` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
+load: `infra/formats/gguf.py` checks the file, `options` decides sizes, the Server is started with a private socket
+(`http_side`).
 generate: the prompt is rendered, `json_schema` and `grammar` bind the answer, `generation` builds the request,
 `stream` turns its chunks (`chunks`) into deltas.
 
