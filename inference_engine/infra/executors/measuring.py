@@ -34,7 +34,7 @@ _PROBES = (
 
 @dataclass(frozen=True)
 class Speed:
-    """Of all streams together; `first_token_s` is the median over the streams."""
+    """Of all streams together; `first_token_s` is the median over the streams. Nothing within the limit is a zero."""
 
     tokens_per_s: float
     first_token_s: float
@@ -61,7 +61,7 @@ async def measure_speed(executor: Executor, streams: int, limit_s: float, clock:
     """Stream `streams` answers at once, none sharing the beginning of its prompt with another, for `limit_s` at most.
 
     Raises:
-        EngineError: it cannot generate; nothing came within the limit.
+        EngineError: it cannot generate.
     """
     await _drain(executor, Complete(_prompt(streams), Sampling(max_tokens=2, temperature=0, ignore_eos=True)))
     started = clock()
@@ -71,10 +71,8 @@ async def measure_speed(executor: Executor, streams: int, limit_s: float, clock:
             group.create_task(_listen(executor, _prompt(index), arrived, limit_s, clock))
     last = max((arrived[-1][0] for arrived in arrivals if arrived), default=started)
     tokens = sum(count for arrived in arrivals for _, count in arrived)
-    if not tokens or last <= started:
-        raise InferenceFailed(f"it gave no token within {limit_s:g} s")
     return Speed(
-        tokens / (last - started),
+        tokens / (last - started) if last > started else 0.0,
         statistics.median(arrived[0][0] - started if arrived else limit_s for arrived in arrivals),
     )
 
