@@ -29,7 +29,8 @@ from inference_engine.infra.hardware import detect
 REFERENCE = "llama_cpp"
 CANDIDATES = (REFERENCE, "openvino")
 STREAMS: dict[Aim, int] = {"latency": 1, "throughput": 16}
-_LIMIT_S = 12.0
+_LIMIT_S = 8.0
+_PROBE_S = 4.0
 _STOP_S = 5.0
 _LEAST_ALIKE = 0.75
 _WORTHWHILE = 1.05  # less gain than this may be noise
@@ -174,7 +175,7 @@ class AutoExecutor:
             speed = await measure_speed(executor, min(streams, loaded.concurrency), _LIMIT_S, self._clock)
             figures = Candidate(name, info.version, round(speed.tokens_per_s, 1), round(speed.first_token_s, 3))
             if name == REFERENCE:
-                return figures, await reference_answers(executor)
+                return figures, await reference_answers(executor, _PROBE_S, self._clock)
             return await self._compared(figures, executor, probes or []), None
         except EngineError as error:
             if name == REFERENCE:
@@ -184,7 +185,7 @@ class AutoExecutor:
             await executor.stop(_STOP_S)
 
     async def _compared(self, figures: Candidate, executor: Executor, probes: list[Probe]) -> Candidate:
-        found = await agreement(executor, probes)
+        found = await agreement(executor, probes, _PROBE_S, self._clock)
         refused = ""
         if found.difference > self._options.tolerance or found.alike < _LEAST_ALIKE:
             refused = (

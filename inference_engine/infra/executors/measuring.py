@@ -20,6 +20,7 @@ PROMPT_WORDS = 40
 ANSWER_TOKENS = 48
 _PROBE_TOKENS = 16
 _TOGETHER = 4
+_LEAST_STEPS = 8
 _TEXT = (
     "the small server reads a long letter about rivers, mountains and 27 old trains that stop at every second house "
     "while people wait for news from far away and nobody knows when it will come"
@@ -63,12 +64,12 @@ async def measure_speed(executor: Executor, streams: int, limit_s: float, clock:
     Raises:
         EngineError: it cannot generate.
     """
-    await _drain(executor, Complete(_prompt(streams), Sampling(max_tokens=2, temperature=0, ignore_eos=True)))
+    await _listen(executor, _prompt(streams), [], 2, limit_s, clock)  # the first run of a library takes longer
     started = clock()
     arrivals: list[list[tuple[float, int]]] = [[] for _ in range(streams)]
     async with asyncio.TaskGroup() as group:
         for index, arrived in enumerate(arrivals):
-            group.create_task(_listen(executor, _prompt(index), arrived, limit_s, clock))
+            group.create_task(_listen(executor, _prompt(index), arrived, ANSWER_TOKENS, limit_s, clock))
     last = max((arrived[-1][0] for arrived in arrivals if arrived), default=started)
     tokens = sum(count for arrived in arrivals for _, count in arrived)
     return Speed(
@@ -77,13 +78,18 @@ async def measure_speed(executor: Executor, streams: int, limit_s: float, clock:
     )
 
 
-async def reference_answers(executor: Executor) -> list[Probe]:
-    """What the reference answers to each probe, greedily, as far as its tokens are known one by one."""
-    probes = []
+async def reference_answers(executor: Executor, limit_s: float, clock: Callable[[], float]) -> list[Probe]:
+    """What the reference answers to the probes, greedily, as far as its tokens are known one by one.
+
+    After `limit_s` no further probe is begun, but one is answered in any case.
+    """
+    started = clock()
+    probes: list[Probe] = []
     for text in _PROBES:
-        request = Complete(text, _greedy(_PROBE_TOKENS))
+        if probes and clock() - started > limit_s:
+            break
         answer: list[tuple[int, PositionLogprobs]] = []
-        for delta in await _drain(executor, request):
+        for delta in await _drain(executor, Complete(text, _greedy(_PROBE_TOKENS))):
             if isinstance(delta, Done) or not delta.tokens or len(delta.tokens) != len(delta.logprobs):
                 break
             answer += zip(delta.tokens, delta.logprobs, strict=True)
@@ -91,37 +97,42 @@ async def reference_answers(executor: Executor) -> list[Probe]:
     return probes
 
 
-async def agreement(executor: Executor, probes: list[Probe]) -> Agreement:
+async def agreement(executor: Executor, probes: list[Probe], limit_s: float, clock: Callable[[], float]) -> Agreement:
     """Walk along the reference's answers: after each of its tokens, which comes next here, and how likely.
+
+    After `limit_s` no further step is made, but a few are in any case.
 
     Raises:
         InferenceFailed: a text is split into other tokens than by the reference, or there is nothing to compare.
         EngineError: it cannot generate.
     """
-    gate = asyncio.Semaphore(_TOGETHER)
-
-    async def step(probe: Probe, index: int) -> tuple[float, bool]:
-        prompt = (*probe.prompt, *(token for token, _ in probe.answer[:index]))
-        async with gate:
-            found = [
-                position
-                for delta in await _drain(executor, Complete(prompt, _greedy(1)))
-                if not isinstance(delta, Done)
-                for position in delta.logprobs
-            ]
-        theirs = probe.answer[index][1].chosen
-        if not found:  # a token without text
-            return abs(theirs.logprob), False
-        return abs(found[0].chosen.logprob - theirs.logprob), found[0].chosen.raw == theirs.raw
-
     for probe in probes:
         if await executor.tokenize(Complete(probe.text)) != probe.prompt:
             raise InferenceFailed(f"it splits {probe.text[:30]!r} into other tokens than the reference")
-    steps = [step(probe, index) for probe in probes for index in range(len(probe.answer))]
-    if not steps:
+    started = clock()
+    waiting = [(probe, index) for probe in probes for index in range(len(probe.answer))]
+    found: list[tuple[float, bool]] = []
+    while waiting and (len(found) < _LEAST_STEPS or clock() - started < limit_s):
+        now, waiting = waiting[:_TOGETHER], waiting[_TOGETHER:]
+        found += await asyncio.gather(*(_step(executor, probe, index) for probe, index in now))
+    if not found:
         raise InferenceFailed("the reference gave no token that could be compared")
-    found = await asyncio.gather(*steps)
     return Agreement(statistics.mean(difference for difference, _ in found), statistics.mean(same for _, same in found))
+
+
+async def _step(executor: Executor, probe: Probe, index: int) -> tuple[float, bool]:
+    """One token after the reference's first `index`: how far its logprob is off, and whether it is the same."""
+    prompt = (*probe.prompt, *(token for token, _ in probe.answer[:index]))
+    positions = [
+        position
+        for delta in await _drain(executor, Complete(prompt, _greedy(1)))
+        if not isinstance(delta, Done)
+        for position in delta.logprobs
+    ]
+    theirs = probe.answer[index][1].chosen
+    if not positions:  # a token without text
+        return abs(theirs.logprob), False
+    return abs(positions[0].chosen.logprob - theirs.logprob), positions[0].chosen.raw == theirs.raw
 
 
 def _greedy(tokens: int) -> Sampling:
@@ -135,9 +146,14 @@ def _prompt(index: int) -> str:
 
 
 async def _listen(
-    executor: Executor, prompt: str, arrived: list[tuple[float, int]], limit_s: float, clock: Callable[[], float]
+    executor: Executor,
+    prompt: str,
+    arrived: list[tuple[float, int]],
+    tokens: int,
+    limit_s: float,
+    clock: Callable[[], float],
 ) -> None:
-    request = Complete(prompt, Sampling(max_tokens=ANSWER_TOKENS, temperature=0, ignore_eos=True))
+    request = Complete(prompt, Sampling(max_tokens=tokens, temperature=0, ignore_eos=True))
     try:
         async with asyncio.timeout(limit_s), aclosing(executor.generate(request)) as deltas:
             async for delta in deltas:
