@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from inference_engine.domain.results import Delta, Done, PositionLogprobs, TextD
 from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.choices_file import ChoicesFile
 from inference_engine.infra.executors.auto import AutoExecutor, _best
+from inference_engine.testing import FakeClock
 
 
 @dataclass
@@ -41,8 +41,9 @@ class Behaviour:
 class FakeRuntimeExecutor:
     batches_in_flight = 1
 
-    def __init__(self, model: StoredModel, behaviour: Behaviour) -> None:
+    def __init__(self, model: StoredModel, behaviour: Behaviour, clock: FakeClock) -> None:
         self.model = model
+        self.clock = clock
         self.behaviour = behaviour
         self.stopped = False
 
@@ -61,7 +62,8 @@ class FakeRuntimeExecutor:
         assert isinstance(request, Complete | Chat)
         prompt = await self.tokenize(request)
         for index in range(request.sampling.max_tokens or 8):
-            await asyncio.sleep(self.behaviour.token_s)
+            self.clock.advance(self.behaviour.token_s)
+            await asyncio.sleep(0)
             token = prompt[-1] + self.behaviour.step * (index + 1)
             chosen = TokenLogprob(f"{token} ", self.behaviour.logprob, f"{token} ".encode())
             yield TextDelta(f"{token} ", (token,), (PositionLogprobs(chosen),))
@@ -91,6 +93,7 @@ class Bench:
         self.behaviours = {"llama_cpp": Behaviour(token_s=0.002), "openvino": Behaviour(token_s=0.0005)}
         self.choices = ChoicesFile(folder / "state")
         self.gate = asyncio.Lock()
+        self.clock = FakeClock()
 
     def names(self) -> tuple[str, ...]:
         return tuple(self.behaviours)
@@ -103,11 +106,11 @@ class Bench:
         manifest = Manifest("m", "1", "auto", artifact, execution=Execution(threads=threads), options=options)
         return AutoExecutor(
             StoredModel(manifest, self.folder),
-            lambda model: FakeRuntimeExecutor(model, self.behaviours[model.manifest.runtime]),
+            lambda model: FakeRuntimeExecutor(model, self.behaviours[model.manifest.runtime], self.clock),
             self,
             self.choices,
             self.gate,
-            time.monotonic,
+            self.clock,
         )
 
     async def chosen(self, **options: object) -> dict[str, Any]:
@@ -308,7 +311,7 @@ async def test_a_runtime_that_gives_nothing_is_refused(bench: Bench) -> None:
 
     executor = bench.executor()
     executor._make = lambda model: (Silent if model.manifest.runtime == "openvino" else FakeRuntimeExecutor)(
-        model, bench.behaviours[model.manifest.runtime]
+        model, bench.behaviours[model.manifest.runtime], bench.clock
     )
     loaded = await executor.start()
     await executor.stop(1)
