@@ -27,7 +27,7 @@ from inference_engine.testing import FakeClock
 class Behaviour:
     """How one fake runtime behaves. Greedy, it counts its tokens on from the last one of the prompt."""
 
-    token_s: float = 0.0005
+    token_s: float = 0.005
     logprob: float = -1.0
     step: int = 1
     split: int = 3
@@ -90,7 +90,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "model.gguf").write_bytes(b"GGUF" + bytes(1000))
-        self.behaviours = {"llama_cpp": Behaviour(token_s=0.002), "openvino": Behaviour(token_s=0.0005)}
+        self.behaviours = {"llama_cpp": Behaviour(token_s=0.02), "openvino": Behaviour(token_s=0.005)}
         self.choices = ChoicesFile(folder / "state")
         self.gate = asyncio.Lock()
         self.clock = FakeClock()
