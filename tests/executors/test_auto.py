@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class FakeRuntimeExecutor:
         assert self.behaviour.running == 1
         return Loaded(("chat", "complete"), concurrency=4, details={"library": self.model.manifest.runtime})
 
-    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Coroutine[Any, Any, BatchResult]:
+    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Awaitable[BatchResult]:
         raise NotImplementedError
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import threading
 import time
@@ -20,13 +21,27 @@ from inference_engine.domain.errors import (
     UnsupportedTask,
 )
 from inference_engine.domain.model import Execution, Manifest
-from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Sampling, Tool
-from inference_engine.domain.results import Delivered, Delta
+from inference_engine.domain.requests import (
+    Chat,
+    Complete,
+    Constraint,
+    Grammar,
+    JsonSchema,
+    Message,
+    Regex,
+    Sampling,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from inference_engine.domain.results import Delivered, Delta, Done, ReasoningDelta, ToolCallDelta
 from inference_engine.infra.formats.gguf import read_head
 from inference_engine.infra.runtimes.llama_cpp import LlamaCppRuntime
 from inference_engine.infra.runtimes.openvino.model_files import read_facts
 from inference_engine.infra.runtimes.openvino.stream import Plan, Stream
 from inference_engine.infra.runtimes.openvino.vocabulary import MERGES, TOKENS, TYPES, GgufVocabulary
+from inference_engine.infra.text.answers import AnswerForm
+from inference_engine.infra.text.reading import AnswerReader
 from tests.fixtures.tiny_gguf import Size, tiny_gguf
 from tests.runtimes.conftest import GUIDE, Recorder, answer, delivered_of, llama_manifest
 
@@ -247,7 +262,7 @@ def test_a_failed_step_fails_its_request_and_the_next_is_answered(small: Openvin
     stepper = small._stepper
     broken = openvino_genai.StructuredOutputConfig(grammar='root ::= "never closed')
     values = {"max_new_tokens": 4, "structured_output_config": broken, "apply_chat_template": False}
-    stream = Stream(Plan(3, 0, (), logprobs=False), small._vocabulary, Recorder())
+    stream = Stream(Plan(3, 0, 0, logprobs=False), small._vocabulary, AnswerReader(AnswerForm()), Recorder())
     with pytest.raises(InferenceFailed, match="OpenVINO failed"):
         stepper.generate([40, 41, 42], values, stream, Recorder())
     assert answer(small, Complete("abc", GREEDY)).done.usage.completion_tokens == 40
@@ -298,7 +313,8 @@ def test_other_requests_are_refused_by_name(small: OpenvinoRuntime) -> None:
         (Complete("abc", adapter="a"), "model"),
         (Complete(""), "prompt"),
         (Complete((1, 2, 512)), "prompt"),
-        (Chat(QUESTION, tools=(Tool("f"),)), "tools"),
+        (Chat(QUESTION, Sampling(ignore_eos=True), constraint=JsonSchema(PERSON)), "ignore_eos"),
+        (Chat(QUESTION, constraint=Grammar('root ::= "never closed')), "response_format"),
     ):
         with pytest.raises(InvalidRequest) as caught:
             answer(small, request)
@@ -321,6 +337,105 @@ def test_answers_bound_to_a_schema_are_valid(ours: OpenvinoRuntime) -> None:
         value = json.loads(sink.text) if sink.done.reason == "stop" else {}
         if schema == PERSON:
             assert value.keys() == PERSON["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    ("constraint", "matches"),
+    [
+        (Regex(r"[A-Z]{2}-\d{3}(a|b\")?"), r'[A-Z]{2}-\d{3}(a|b")?'),
+        (Grammar('root ::= "yes" | "no" tail\ntail ::= "\\x22a" [0-9]{2}'), r'yes|no"a\d{2}'),
+    ],
+)
+def test_answers_fit_regular_expressions_and_grammars(
+    small: OpenvinoRuntime, constraint: Constraint, matches: str
+) -> None:
+    for seed in range(4):
+        sampling = Sampling(max_tokens=60, temperature=2.0, top_k=0, top_p=1, min_p=0, seed=seed)
+        sink = answer(small, Complete("abc", sampling, constraint=constraint))
+        assert re.fullmatch(matches, sink.text), sink.text
+        assert sink.done.reason == "stop"
+
+
+# -- tools and thoughts: the weights are random, all is by force -------------------------------------------------------
+
+TOOLS_TEMPLATE = """\
+{%- for tool in tools or [] %}{{ tool.function | tojson }}
+{% endfor %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.role == "tool" %}<tool_response>
+{{ message.content }}
+</tool_response>{% else %}{{ message.content }}{% endif %}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is not defined or enable_thinking %}<think>
+{% endif %}{% endif %}"""
+ADD = Tool(
+    "add",
+    "A sum.",
+    {"type": "object", "properties": {"a": {"enum": [1, 2]}, "b": {"enum": ['x"y', "é"]}}, "required": ["a", "b"]},
+)
+
+
+@pytest.fixture(scope="module")
+def tooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenvinoRuntime]:
+    folder = tmp_path_factory.mktemp("tooled")
+    tiny_gguf(folder / "model.gguf", SMALL, q8=True, template=TOOLS_TEMPLATE)
+    runtime = OpenvinoRuntime()
+    runtime.load(openvino_manifest(), folder)
+    yield runtime
+    runtime.close()
+
+
+def test_a_forced_tool_call_fits_its_schema_and_continues_when_cut(tooled: OpenvinoRuntime) -> None:
+    request = Chat(
+        QUESTION,
+        Sampling(max_tokens=120, temperature=0),
+        tools=(ADD,),
+        tool_choice=ToolChoice("required", parallel=False),
+        reasoning="none",
+    )
+    whole = answer(tooled, request)
+    calls = [delta for delta in whole.deltas if isinstance(delta, ToolCallDelta)]
+    assert whole.done.reason == "tool_calls"
+    assert calls[0].name == "add"
+    arguments = json.loads("".join(delta.text for delta in calls))
+    assert arguments["a"] in (1, 2)
+    assert arguments["b"] in ('x"y', "é")
+    written = [delta for delta in whole.deltas if not isinstance(delta, Done)]
+    for cut in range(len(written) + 1):
+        pieces = tuple(delta.tokens or delta.raw or delta.text for delta in written[:cut])
+        before = Delivered("".join(delta.raw or delta.text for delta in written[:cut]), pieces)
+        rest = answer(tooled, request, before)
+        both = [delta.text for delta in (*written[:cut], *rest.deltas) if isinstance(delta, ToolCallDelta)]
+        assert json.loads("".join(both)) == arguments
+        assert rest.done.reason == "tool_calls"
+
+
+def test_a_thought_is_read_as_one_and_counted(tooled: OpenvinoRuntime) -> None:
+    request = Chat(QUESTION, Sampling(max_tokens=40, temperature=0), constraint=Regex("(yes|no)"))
+    thought = answer(tooled, request)
+    assert all(isinstance(delta, ReasoningDelta) for delta in thought.deltas[:-1])
+    assert thought.done.usage.reasoning_tokens > 30
+    silent = answer(tooled, Chat(QUESTION, GREEDY, constraint=Regex("(yes|no)"), reasoning="none"))
+    assert silent.text in ("yes", "no")
+    assert silent.done.usage.reasoning_tokens == 0
+
+
+def test_a_template_is_given_tools_and_past_calls(tooled: OpenvinoRuntime) -> None:
+    past = (
+        *QUESTION,
+        Message("assistant", "", tool_calls=(ToolCall("1", "add", '{"a": 1, "b": "é"}'),)),
+        Message("tool", "2", tool_call_id="1"),
+    )
+    text, _ = tooled._rendered(Chat(past, tools=(ADD,)))
+    assert '{"name": "add", "arguments": {"a": 1, "b": "é"}}' in text
+    assert '"description": "A sum."' in text
+    assert "<tool_response>\n2\n</tool_response>" in text
 
 
 def test_the_cache_shows_in_the_gauges(small: OpenvinoRuntime) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -223,7 +223,7 @@ class AutoExecutor:
             raise ModelNotReady(f"{self._model.manifest.ref} is not loaded")
         return self._inner
 
-    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Coroutine[Any, Any, BatchResult]:
+    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Awaitable[BatchResult]:
         return self._chosen().run(parts, rows)
 
     def generate(self, request: Generate) -> AsyncGenerator[Delta]:

@@ -1,8 +1,8 @@
 """The openvino runtime: one model behind the `Runtime` port, decoded by OpenVINO GenAI's continuous batching.
 
 load: `model_files` reads and checks the files, `options` decides sizes, the pipeline is built in a `Stepper`.
-generate: the request becomes token ids (`template`, `vocabulary`) and a generation config (`sampling`); the stepping
-thread decodes all generations together and each `Stream` turns its tokens into deltas.
+generate: the request becomes token ids (`template`, `vocabulary`) and a generation config (`sampling`); `infra/text`
+binds and reads the answer; the stepping thread decodes all generations together, each `Stream` makes deltas of its own.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import Loaded, Sink
-from inference_engine.domain.requests import Chat, Complete, Constraint, Generate, JsonSchema, Transcribe
+from inference_engine.domain.requests import Chat, Complete, Generate, Transcribe
 from inference_engine.domain.results import Delivered, Done, Usage
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.infra.runtimes.files import artifact_path, file_inside
 from inference_engine.infra.runtimes.openvino import options as sizes
 from inference_engine.infra.runtimes.openvino.model_files import ModelFacts, read_facts
 from inference_engine.infra.runtimes.openvino.options import LAST, OpenvinoOptions, SamplingDefaults
-from inference_engine.infra.runtimes.openvino.sampling import check_sampling, generation_values
+from inference_engine.infra.runtimes.openvino.sampling import check_bound, check_sampling, generation_values
 from inference_engine.infra.runtimes.openvino.stepper import Stepper
 from inference_engine.infra.runtimes.openvino.stream import Plan, Stream
 from inference_engine.infra.runtimes.openvino.template import ChatTemplate
 from inference_engine.infra.runtimes.openvino.vocabulary import GgufVocabulary, IrVocabulary, Vocabulary, prompt_ids
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.threads import thread_count
-from inference_engine.infra.text.grammar import MismatchError, remaining, to_gbnf
-from inference_engine.infra.text.json_schema import compile_schema
+from inference_engine.infra.text.answers import answer_form
+from inference_engine.infra.text.grammar import Language, MismatchError
+from inference_engine.infra.text.prompting import finished_prompt, template_input
+from inference_engine.infra.text.reading import AnswerReader
+from inference_engine.infra.text.tool_syntax import ChatStyle, detect_style
 
-_OPEN_THOUGHT = "<think>"
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|.)", re.DOTALL)
 
 
@@ -53,6 +55,7 @@ class OpenvinoRuntime(RuntimeDefaults):
         self._stepper: Stepper
         self._vocabulary: Vocabulary
         self._template: ChatTemplate | None = None
+        self._style: ChatStyle | None = None
         self._context = 0
         self._defaults: dict[str, Any] = {}
 
@@ -80,6 +83,7 @@ class OpenvinoRuntime(RuntimeDefaults):
         pipeline = plan.build()
         self._vocabulary = _vocabulary(facts, pipeline, self._context)
         if template is not None:
+            self._style = detect_style(template)
             self._template = ChatTemplate(template, bos=_first(facts), eos=self._vocabulary.eos)
         self._stepper = Stepper(plan.build, self._vocabulary.endings, pipeline)
         return Loaded(
@@ -101,30 +105,36 @@ class OpenvinoRuntime(RuntimeDefaults):
         if isinstance(request, Transcribe):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
         _check(request)
-        prompt = self._prompt(request)
+        prompt, thinking = self._prompt(request)
         echo = self._echo(request)
         given = delivered.text[len(echo) :]
+        form = answer_form(request, self._style or ChatStyle(), thinking=thinking)
         done = self._delivered_ids(delivered, len(echo))
         limit = self._limit(request, len(prompt), len(done))
         if limit == 0:
-            sink.emit(Done("length", Usage(len(prompt), len(done))))
+            usage = Usage(len(prompt), len(done), reasoning_tokens=delivered.reasoning_tokens)
+            sink.emit(Done("length", usage))
             return
         values = generation_values(request.sampling, self._defaults, delivered=len(done), limit=limit)
-        if request.constraint is not None:
-            values["structured_output_config"] = _structured(request.constraint, given)
+        if form.language is not None:
+            check_bound(request.sampling)
+            values["structured_output_config"] = _structured(form.language, given)
+        reader = AnswerReader(form)
+        reader.skip(given)
         plan = Plan(
             len(prompt),
             len(done),
-            request.sampling.stop,
+            delivered.reasoning_tokens,
             request.sampling.logprobs is not None,
             "" if delivered.text else echo,
+            frozenset(token for token in map(self._vocabulary.control, form.markers) if token is not None),
         )
-        self._stepper.generate(prompt + done, values, Stream(plan, self._vocabulary, sink), sink)
+        self._stepper.generate(prompt + done, values, Stream(plan, self._vocabulary, reader, sink), sink)
 
     def tokenize(self, request: Generate) -> tuple[int, ...]:
         if isinstance(request, Transcribe):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
-        return tuple(self._prompt(request))
+        return tuple(self._prompt(request)[0])
 
     def gauges(self) -> Mapping[str, float]:
         return {"kv_cache_usage_ratio": self._stepper.cache_usage, "requests_processing": float(self._stepper.running)}
@@ -134,9 +144,11 @@ class OpenvinoRuntime(RuntimeDefaults):
 
     # -- the request as tokens ----------------------------------------------------------------------------------------
 
-    def _prompt(self, request: Chat | Complete) -> list[int]:
+    def _prompt(self, request: Chat | Complete) -> tuple[list[int], bool]:
+        """The prompt's ids, and whether it has opened the model's thought."""
         if isinstance(request, Chat):
-            return prompt_ids(self._vocabulary, self._rendered(request))
+            text, thinking = self._rendered(request)
+            return prompt_ids(self._vocabulary, text), thinking
         if isinstance(request.prompt, str):
             ids = prompt_ids(self._vocabulary, request.prompt)
         else:
@@ -149,19 +161,14 @@ class OpenvinoRuntime(RuntimeDefaults):
                 )
         if not ids:
             raise InvalidRequest("prompt holds no tokens", param="prompt")
-        return ids
+        return ids, False
 
-    def _rendered(self, request: Chat) -> str:
-        if self._template is None:
+    def _rendered(self, request: Chat) -> tuple[str, bool]:
+        if self._template is None or self._style is None:
             raise UnsupportedTask(
                 "this model has no chat template: use completions, or set options.chat_template in model.yaml"
             )
-        if request.constraint is None:
-            return self._template.render(request)
-        prompt = self._template.render(request, enable_thinking=False)
-        if prompt.rstrip().endswith(_OPEN_THOUGHT):
-            prompt += "\n</think>\n\n"  # a template that always thinks: JSON must not land inside the thought
-        return prompt
+        return finished_prompt(self._template.render(template_input(request, self._style)), request, self._style)
 
     def _echo(self, request: Chat | Complete) -> str:
         if not isinstance(request, Complete) or not request.echo:
@@ -212,25 +219,20 @@ def _check(request: Chat | Complete) -> None:
     if isinstance(request, Complete) and request.suffix is not None:
         raise UnsupportedTask("suffix is not supported by the openvino runtime", param="suffix")
     if isinstance(request, Chat):
-        if request.tools and request.tool_choice.mode != "none":
-            raise UnsupportedTask("tools are not supported by the openvino runtime", param="tools")
         for message in request.messages:
             if not isinstance(message.content, str) and any(not hasattr(part, "text") for part in message.content):
                 raise UnsupportedTask("this model takes text only: leave images and audio out", param="messages")
-    check_sampling(request.sampling, constrained=request.constraint is not None)
+    check_sampling(request.sampling)
 
 
-def _structured(constraint: Constraint, given: str) -> Any:
-    """GenAI's structured output for `constraint` after `given`, the part of the answer that is there already."""
+def _structured(language: Language, given: str) -> Any:
+    """GenAI's structured output for `language` after `given`, the part of the answer that is there already."""
     import openvino_genai
 
-    if not isinstance(constraint, JsonSchema):
-        raise InvalidRequest("only JSON schemas can bind the answer of this model", param="response_format")
-    root, rules = compile_schema(constraint.schema)
     try:
-        grammar = to_gbnf(remaining(root, rules, given), rules)
+        grammar = language.after(given).gbnf()
     except MismatchError as error:
-        raise RunnerLost(f"an answer bound to a JSON schema cannot be continued: {error}") from error
+        raise RunnerLost(f"a bound answer cannot be continued: {error}") from error
     return openvino_genai.StructuredOutputConfig(grammar=_for_xgrammar(grammar))
 
 

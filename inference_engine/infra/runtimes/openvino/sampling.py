@@ -16,7 +16,7 @@ _SEEDS = 2**63
 _REFUSED = ("presence_penalty", "frequency_penalty")
 
 
-def check_sampling(sampling: Sampling, *, constrained: bool) -> None:
+def check_sampling(sampling: Sampling) -> None:
     """
     Raises:
         UnsupportedTask: a value that this runtime cannot honour; names the field.
@@ -34,8 +34,16 @@ def check_sampling(sampling: Sampling, *, constrained: bool) -> None:
         raise _unsupported("logit_bias", "leave it out")
     if sampling.logprobs:
         raise _unsupported("top_logprobs", "only the chosen token's logprob is known: ask for none beside it")
-    if sampling.ignore_eos and constrained:
-        raise _unsupported("ignore_eos with a constraint", "leave one of them out")
+
+
+def check_bound(sampling: Sampling) -> None:
+    """What an answer that is bound to a grammar cannot have beside it.
+
+    Raises:
+        UnsupportedTask: names the field.
+    """
+    if sampling.ignore_eos:
+        raise _unsupported("ignore_eos with tools or a constraint", "leave one of them out")
 
 
 def _unsupported(field: str, remedy: str) -> UnsupportedTask:

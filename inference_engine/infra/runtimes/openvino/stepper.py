@@ -147,7 +147,6 @@ class Stepper:
                 ended = reason == "STOP" and bool(tokens) and tokens[-1] in self._endings
                 if job.stream.take(tokens, output.generated_log_probs, ended=ended):
                     job.handle.stop()
-                    job.stream.finish("stop")
                     return self._end(job)
                 if reason != "NONE":
                     job.stream.finish("stop" if reason == "STOP" else "length")

@@ -1,4 +1,4 @@
-"""Turns the tokens of one generation into deltas: whole characters, nothing of a stop string, ids that fit the text."""
+"""Turns the tokens of one generation into deltas: whole characters, read by `infra/text`, with their ids."""
 
 from __future__ import annotations
 
@@ -9,69 +9,88 @@ from dataclasses import dataclass
 from inference_engine.domain.ports import Sink
 from inference_engine.domain.results import Done, FinishReason, PositionLogprobs, TextDelta, TokenLogprob, Usage
 from inference_engine.infra.runtimes.openvino.vocabulary import Vocabulary
+from inference_engine.infra.text.reading import AnswerReader
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one generation asks for. `prompt` tokens without the `delivered` ones; `echo` goes out before the answer."""
+    """What one generation asks for. `prompt` tokens without the `delivered` ones; `echo` goes out before the answer.
+
+    `reasoning` of the delivered tokens were thought. `shown` are control tokens whose names stay in the text, because
+    the reader looks for them.
+    """
 
     prompt: int
     delivered: int
-    stop: tuple[str, ...]
+    reasoning: int
     logprobs: bool
     echo: str = ""
+    shown: frozenset[int] = frozenset()
 
 
 class Stream:
-    """Takes tokens, emits deltas. Text that is half a character or may begin a stop string waits, with its tokens."""
+    """Takes tokens, emits deltas. Half a character waits, with its tokens, for the other half.
 
-    def __init__(self, plan: Plan, vocabulary: Vocabulary, sink: Sink) -> None:
+    A control token without text lends its id to the text after it.
+    """
+
+    def __init__(self, plan: Plan, vocabulary: Vocabulary, reader: AnswerReader, sink: Sink) -> None:
         self._plan = plan
         self._vocabulary = vocabulary
+        self._reader = reader
         self._sink = sink
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._text = ""
         self._tokens: list[int] = []
         self._logprobs: list[PositionLogprobs] = []
         self._count = 0
-        if plan.echo:
-            sink.emit(TextDelta(plan.echo))
+        self._begun = False
 
     def take(self, tokens: Sequence[int], logprobs: Sequence[float], *, ended: bool) -> bool:
-        """Take what one step has brought; `ended` if the last of the tokens ends the answer. True: a stop string."""
-        self._count += len(tokens)
+        """Take what one step has brought; `ended` if the last of the tokens ends the answer.
+
+        True: a stop string was met, everything has been emitted, and nothing more is wanted.
+        """
+        self._begin()
         for token, logprob in zip(tokens[: len(tokens) - ended], logprobs, strict=False):
-            raw = self._vocabulary.piece(token)
-            self._text += self._decoder.decode(raw)
-            self._tokens.append(token)
-            if self._plan.logprobs:
-                self._logprobs.append(PositionLogprobs(TokenLogprob(raw.decode(errors="replace"), logprob, raw)))
-            if self._met_stop():
+            self._count += 1
+            if self._one(token, logprob):
                 return True
-            if self._text and not self._decoder.getstate()[0] and not self._may_begin_stop():
-                self._sink.emit(TextDelta(self._text, tuple(self._tokens), tuple(self._logprobs)))
-                self._text, self._tokens, self._logprobs = "", [], []
+        self._count += ended
         return False
 
     def finish(self, reason: FinishReason) -> None:
         """Emit what waited, and `Done`."""
-        self._text += self._decoder.decode(b"", True)
-        usage = Usage(self._plan.prompt, self._plan.delivered + self._count)
-        rest = [TextDelta(self._text, (), tuple(self._logprobs))] if self._text else []
-        self._sink.emit(*rest, Done(reason, usage))
+        self._begin()
+        rest = self._text + self._decoder.decode(b"", True)
+        deltas = self._reader.feed(rest, (), tuple(self._logprobs)) if rest else []
+        self._sink.emit(*deltas, *self._reader.finish(), self._done(self._reader.reason(reason)))
 
-    def _met_stop(self) -> bool:
-        """Cut the waiting text before the first stop string in it."""
-        found = [at for at in (self._text.find(stop) for stop in self._plan.stop) if at >= 0]
-        if not found:
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            if self._plan.echo:
+                self._sink.emit(TextDelta(self._plan.echo))
+
+    def _one(self, token: int, logprob: float) -> bool:
+        piece = self._vocabulary.name(token) if token in self._plan.shown else self._vocabulary.piece(token)
+        self._text += self._decoder.decode(piece)
+        self._tokens.append(token)
+        if self._plan.logprobs:
+            self._logprobs.append(PositionLogprobs(TokenLogprob(piece.decode(errors="replace"), logprob, piece)))
+        if not self._text or self._decoder.getstate()[0]:
             return False
-        self._text = self._text[: min(found)]
-        self._decoder.reset()
-        return True
+        deltas = self._reader.feed(self._text, tuple(self._tokens), tuple(self._logprobs))
+        self._text, self._tokens, self._logprobs = "", [], []
+        if self._reader.stopped:
+            # what stands before a stop string goes out together with Done, so that no cut can fall between
+            self._sink.emit(*deltas, self._done("stop"))
+            return True
+        if deltas:
+            self._sink.emit(*deltas)
+        return False
 
-    def _may_begin_stop(self) -> bool:
-        return any(
-            self._text.endswith(stop[:length])
-            for stop in self._plan.stop
-            for length in range(min(len(stop) - 1, len(self._text)), 0, -1)
-        )
+    def _done(self, reason: FinishReason) -> Done:
+        plan = self._plan
+        thought = plan.reasoning + self._reader.reasoning_tokens
+        return Done(reason, Usage(plan.prompt, plan.delivered + self._count, reasoning_tokens=thought))

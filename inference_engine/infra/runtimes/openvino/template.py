@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from inference_engine.domain.errors import InvalidRequest, ModelLoadFailed
-from inference_engine.domain.requests import Chat
+from inference_engine.infra.text.prompting import TemplateInput
 
 
 class ChatTemplate:
@@ -25,14 +25,14 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
         environment.filters["tojson"] = _to_json
-        environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}  # noqa: DTZ005  the template's own idea of today
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _now}
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
             raise ModelLoadFailed(f"the model's chat template cannot be compiled: {error}", param="artifact") from None
         self._words = {"bos_token": bos, "eos_token": eos}
 
-    def render(self, request: Chat, **options: Any) -> str:
+    def render(self, given: TemplateInput) -> str:
         """The prompt up to where the assistant begins.
 
         Raises:
@@ -40,21 +40,20 @@ class ChatTemplate:
         """
         from jinja2 import TemplateError
 
+        variables = {"messages": given.messages, "add_generation_prompt": True, **self._words, **given.switches}
+        if given.tools is not None:
+            variables["tools"] = given.tools
         try:
-            return str(
-                self._template.render(messages=_messages(request), add_generation_prompt=True, **self._words, **options)
-            )
+            return str(self._template.render(variables))
         except (TemplateError, TypeError, ValueError, KeyError, ArithmeticError, RecursionError) as error:
             raise InvalidRequest(
                 f"the model's chat template refuses the messages: {error}", param="messages"
             ) from error
 
 
-def _messages(request: Chat) -> list[dict[str, Any]]:
-    return [
-        {"role": message.role, "content": message.text, **({"name": message.name} if message.name else {})}
-        for message in request.messages
-    ]
+def _now(form: str) -> str:
+    """The template's own idea of today."""
+    return datetime.now().strftime(form)  # noqa: DTZ005
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

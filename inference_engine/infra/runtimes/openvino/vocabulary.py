@@ -48,6 +48,12 @@ class Vocabulary(Protocol):
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for in an answer: part of a character, or nothing for a control token."""
 
+    def name(self, token: int) -> bytes:
+        """The bytes a control token is written with in a prompt."""
+
+    def control(self, name: str) -> int | None:
+        """The id of the control token of that name, or None."""
+
 
 def prompt_ids(vocabulary: Vocabulary, text: str) -> list[int]:
     """The ids of a prompt, begun with the model's begin-of-text token if it wants one and the text has none."""
@@ -79,6 +85,7 @@ class GgufVocabulary:
         self._ids = {name: index for index, name in enumerate(names)}
         self._merges = [(left, right) for left, _, right in (m.partition(" ") for m in head.metadata.get(MERGES, ()))]
         self._added = [name for name, kind in zip(names, kinds, strict=True) if kind in (_CONTROL, _USER_DEFINED)]
+        self._names = names
         self._pieces = _pieces(names, kinds)
         self._tokenizers: dict[bool, Any] = {}
         self.endings = frozenset(
@@ -101,6 +108,13 @@ class GgufVocabulary:
 
     def piece(self, token: int) -> bytes:
         return self._pieces[token]
+
+    def name(self, token: int) -> bytes:
+        return self._names[token].encode()
+
+    def control(self, name: str) -> int | None:
+        token = self._ids.get(name)
+        return token if token is not None and not self._pieces[token] else None
 
     def _build(self, *, special: bool) -> Any:
         from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
@@ -168,6 +182,13 @@ class IrVocabulary:
 
     def piece(self, token: int) -> bytes:
         return b"" if token in self._control else self._pieces.get(token, b"")
+
+    def name(self, token: int) -> bytes:
+        return self._pieces.get(token, b"")
+
+    def control(self, name: str) -> int | None:
+        wanted = name.encode()
+        return next((token for token in self._control if self._pieces.get(token) == wanted), None)
 
     def cut_at(self, tokens: int) -> int | None:
         """The length this tokenizer silently cuts texts to, if that is less than `tokens`."""
