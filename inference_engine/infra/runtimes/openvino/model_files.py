@@ -27,9 +27,13 @@ _TYPE_NAMES = {
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the files say. `ending_ids` end an answer; `defaults` are the model's own sampling values."""
+    """What the files say. `ending_ids` end an answer; `defaults` are the model's own sampling values.
+
+    `parameters` of an IR are guessed from its size.
+    """
 
     path: Path
+    parameters: int
     trained_context: int | None
     cache: CacheShape | None
     template: str | None
@@ -56,6 +60,7 @@ def read_facts(path: Path) -> ModelFacts:
     _check_gguf(path, head)
     return ModelFacts(
         path,
+        head.parameters,
         head.of_architecture("context_length"),
         _cache_shape(head),
         head.metadata.get("tokenizer.chat_template"),
@@ -210,6 +215,7 @@ def _ir_facts(folder: Path) -> ModelFacts:
     ends = generation.eos_token_id
     return ModelFacts(
         folder,
+        (folder / "openvino_model.bin").stat().st_size,
         config.max_position_embeddings,
         _ir_cache_shape(config),
         _ir_template(folder),

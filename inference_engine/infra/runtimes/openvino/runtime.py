@@ -75,7 +75,7 @@ class OpenvinoRuntime(RuntimeDefaults):
         plan = _BuildPlan(
             facts.path,
             threads,
-            sizes.batched_tokens(options, parallel),
+            sizes.batched_tokens(options, parallel, facts.parameters, threads),
             sizes.cache_blocks(options, facts.cache, self._context, parallel, _free_bytes()),
             parallel,
             options,
