@@ -19,9 +19,9 @@ from inference_engine.infra.runtimes.openvino.vocabulary import MERGES, TOKENS, 
 IR_MODEL = "openvino_model.xml"
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 _F32 = 0
-_MATRICES = {1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0"}
+_MATRICES = {1: "F16", 2: "Q4_0", 8: "Q8_0"}
 _TYPE_NAMES = {
-    0: "F32", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 30: "BF16",
+    0: "F32", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 30: "BF16",
 }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def _check_gguf(path: Path, head: GgufHead) -> None:
     for name, tensor in head.tensors.items():
         if len(tensor.dimensions) > 1 and tensor.kind not in _MATRICES:
             kind = _TYPE_NAMES.get(tensor.kind, f"type {tensor.kind}")
-            raise refuse(f"{name} is {kind}; F16, Q8_0, Q4_0 and Q4_1 are computed well there")
+            raise refuse(f"{name} is {kind}; only F16, Q8_0 and Q4_0 are computed as exactly there")
         if len(tensor.dimensions) == 1 and tensor.kind != _F32:
             raise refuse(f"{name} is not stored as F32")
     scaling = head.of_architecture("rope.scaling.type")
