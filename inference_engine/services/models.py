@@ -41,7 +41,7 @@ class Problem(msgspec.Struct, frozen=True):
 class ModelStatus(msgspec.Struct, frozen=True):
     """One model as people and tools see it. Byte counts are measured; times are UTC.
 
-    `details` is what the runtime says of the loaded model, for people.
+    `adapters` and `details` are what the runtime says of a loaded one, `details` for people.
     """
 
     name: str
@@ -66,6 +66,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     signature: Signature | None
     context_length: int | None
     routes: tuple[str, ...]
+    adapters: tuple[str, ...] = ()
     details: dict[str, Any] = {}
 
 
@@ -268,6 +269,7 @@ class ModelService:
             signature=self.signature(ref),
             context_length=entry.live.loaded.context_length if entry.live else None,
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
+            adapters=entry.live.loaded.adapters if entry.live else (),
             details=entry.live.loaded.details if entry.live else {},
         )
 

@@ -17,6 +17,8 @@ from inference_engine.adapters.cli.models import list_models, show
 from inference_engine.adapters.cli.options import Session, json_option, pass_session, setting_options
 from inference_engine.adapters.cli.output import note, print_json, print_table
 from inference_engine.adapters.cli.predict import predict
+from inference_engine.adapters.cli.texts import embed, rerank
+from inference_engine.adapters.cli.transcribe import transcribe
 from inference_engine.core.settings import SettingsError
 from inference_engine.domain.errors import EngineError
 
@@ -125,5 +127,5 @@ def version(session: Session) -> None:
         click.echo(session.composition.version)
 
 
-for _command in (run, predict, list_models, show, auto, doctor):
+for _command in (run, predict, embed, rerank, transcribe, list_models, show, auto, doctor):
     program.add_command(_command)
