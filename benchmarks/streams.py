@@ -81,9 +81,16 @@ async def stream(port: int, model: str, text: str, max_tokens: int, timeline: Ti
 
 
 async def together(port: int, model: str, texts: Sequence[str], max_tokens: int) -> list[Timeline]:
-    """Stream an answer to every text at once."""
-    async with asyncio.timeout(_LIMIT_S):
-        return await asyncio.gather(*(stream(port, model, text, max_tokens) for text in texts))
+    """Stream an answer to every text at once.
+
+    Raises:
+        BenchmarkError: it takes too long; what `stream` raises.
+    """
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            return await asyncio.gather(*(stream(port, model, text, max_tokens) for text in texts))
+    except TimeoutError:
+        raise BenchmarkError(f"{len(texts)} streams were not answered within {_LIMIT_S:g} s") from None
 
 
 def tokens_per_s(port: int, model: str, texts: Sequence[str], max_tokens: int) -> float:
@@ -110,24 +117,31 @@ async def intrude(port: int, model: str, running: Sequence[str], newcomer: str, 
     """Let `running` streams get going, then send `newcomer`; they are left when it has its first tokens.
 
     Raises:
-        BenchmarkError: a running stream ended before the newcomer was answered.
+        BenchmarkError: a running stream ended before the newcomer was answered, or it takes too long.
     """
-    async with asyncio.timeout(_LIMIT_S):
-        lines = [Timeline(time.perf_counter()) for _ in running]
-        tasks = [
-            asyncio.create_task(stream(port, model, text, max_tokens, line))
-            for text, line in zip(running, lines, strict=True)
-        ]
-        try:
-            while not all(len(line.arrivals) >= 8 for line in lines):
-                await asyncio.wait(tasks, timeout=0.01)
-            answer = await stream(port, model, newcomer, 2)
-            now = time.perf_counter()
-            if any(task.done() for task in tasks):
-                raise BenchmarkError("a running stream ended before the newcomer was answered: raise max_tokens")
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            return await _intrude(port, model, running, newcomer, max_tokens)
+    except TimeoutError:
+        raise BenchmarkError(f"the newcomer was not answered within {_LIMIT_S:g} s") from None
+
+
+async def _intrude(port: int, model: str, running: Sequence[str], newcomer: str, max_tokens: int) -> Intrusion:
+    lines = [Timeline(time.perf_counter()) for _ in running]
+    tasks = [
+        asyncio.create_task(stream(port, model, text, max_tokens, line))
+        for text, line in zip(running, lines, strict=True)
+    ]
+    try:
+        while not all(len(line.arrivals) >= 8 for line in lines):
+            await asyncio.wait(tasks, timeout=0.01)
+        answer = await stream(port, model, newcomer, 2)
+        now = time.perf_counter()
+        if any(task.done() for task in tasks):
+            raise BenchmarkError("a running stream ended before the newcomer was answered: raise max_tokens")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     gap = max(max(line.longest_gap_s(answer.started, now), now - line.arrivals[-1]) for line in lines)
     return Intrusion(gap, answer.first_s)

@@ -29,7 +29,10 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class RuntimeChoice(msgspec.Struct, frozen=True):
-    """The outcome for one model, aim and set of options. `key` stands for all that would make it void when changed."""
+    """The outcome for one model, aim and set of options. `key` stands for all that would make it void when changed.
+
+    `busy`: other work ran on the machine, so that it is measured again when there is none.
+    """
 
     key: str
     model: str
@@ -38,6 +41,7 @@ class RuntimeChoice(msgspec.Struct, frozen=True):
     chosen: str
     candidates: tuple[Candidate, ...]
     measured_at: datetime
+    busy: bool = False
 
     @property
     def why(self) -> str:

@@ -36,4 +36,5 @@ def test_auto_measures_chooses_shows_and_answers(tmp_path: Path, aim: str) -> No
         assert about["candidates"][1]["alike"] > 0.9
         assert "".join(engine.generate("m", "Hello", temperature=0.0, max_tokens=8))
     with Engine(**settings) as engine:
-        assert engine.load("m").details["auto"] == about  # kept, not measured again
+        again = engine.load("m").details["auto"]
+        assert again == about or about["busy"]  # kept, and not measured again unless the machine has become quiet

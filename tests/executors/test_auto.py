@@ -94,6 +94,7 @@ class Bench:
         self.choices = ChoicesFile(folder / "state")
         self.gate = asyncio.Lock()
         self.clock = FakeClock()
+        self.busy = False
 
     def names(self) -> tuple[str, ...]:
         return tuple(self.behaviours)
@@ -111,6 +112,7 @@ class Bench:
             self.choices,
             self.gate,
             self.clock,
+            lambda: self.busy,
         )
 
     async def chosen(self, **options: object) -> dict[str, Any]:
@@ -201,6 +203,19 @@ async def test_the_choice_is_kept_until_something_changes(bench: Bench) -> None:
     before = bench.starts
     await bench.chosen(threads=2)
     assert bench.starts == before + 3
+
+
+async def test_what_was_measured_on_a_busy_machine_is_measured_again_when_it_is_quiet(bench: Bench) -> None:
+    bench.busy = True
+    assert (await bench.chosen())["busy"]
+    before = bench.starts
+    await bench.chosen()
+    assert bench.starts == before + 1
+    bench.busy = False
+    assert not (await bench.chosen())["busy"]
+    assert bench.starts == before + 4
+    await bench.chosen()
+    assert bench.starts == before + 5
 
 
 async def test_a_choice_that_no_longer_loads_is_made_again(bench: Bench) -> None:

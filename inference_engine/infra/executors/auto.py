@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,14 +80,16 @@ class AutoExecutor:
         choices: ChoiceStore,
         gate: asyncio.Lock,
         clock: Callable[[], float],
+        busy: Callable[[], bool],
     ) -> None:
-        """`make` gives the executor of a model whose runtime is named."""
+        """`make` gives the executor of a model whose runtime is named; `busy` tells whether others use the machine."""
         self._model = model
         self._make = make
         self._catalog = catalog
         self._choices = choices
         self._gate = gate
         self._clock = clock
+        self._busy = busy
         self._options = _decode(model.manifest)
         self._inner: Executor | None = None
         self._stopped = False
@@ -96,18 +99,23 @@ class AutoExecutor:
     async def start(self) -> Loaded:
         candidates = self._installed()
         key = await asyncio.to_thread(self._key, candidates)
-        choice = self._choices.find(key)
+        choice = self._kept(key)
         if choice is not None:
             try:
                 return await self._run_on(choice)
             except ModelError as error:
                 _log.warning("the chosen runtime fails: measuring again", chosen=choice.chosen, error=error.message)
         async with self._gate:
-            choice = self._choices.find(key) if choice is None else None  # measured while this one waited
+            choice = self._kept(key) if choice is None else None  # measured while this one waited
             if choice is None:
                 choice = await self._measure(key, candidates)
                 self._choices.keep(choice)
             return await self._run_on(choice)
+
+    def _kept(self, key: str) -> RuntimeChoice | None:
+        """The kept choice, unless it was measured on a busy machine that is quiet now."""
+        choice = self._choices.find(key)
+        return None if choice is not None and choice.busy and not self._busy() else choice
 
     def _installed(self) -> list[str]:
         """The runtimes to be measured, the reference first.
@@ -138,7 +146,7 @@ class AutoExecutor:
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     async def _measure(self, key: str, candidates: Sequence[str]) -> RuntimeChoice:
-        streams = STREAMS[self._options.aim]
+        streams, busy = STREAMS[self._options.aim], self._busy()
         measured: list[Candidate] = []
         probes: list[Probe] | None = None
         for name in candidates:
@@ -154,6 +162,7 @@ class AutoExecutor:
             chosen=_best(measured),
             candidates=tuple(measured),
             measured_at=datetime.now(UTC),
+            busy=busy,
         )
         _log.info("auto has chosen", model=choice.model, runtime=choice.chosen, why=choice.why)
         return choice
@@ -215,6 +224,7 @@ class AutoExecutor:
             "why": choice.why,
             "candidates": msgspec.to_builtins(choice.candidates),
             "measured_at": choice.measured_at.isoformat(timespec="seconds"),
+            "busy": choice.busy,
         }
         return msgspec.structs.replace(loaded, details=loaded.details | {"auto": about})
 
@@ -247,6 +257,11 @@ class AutoExecutor:
     @property
     def batches_in_flight(self) -> int:
         return self._chosen().batches_in_flight
+
+
+def machine_busy() -> bool:
+    """Whether, over the last minute, more work waited than half of the processors could do."""
+    return os.getloadavg()[0] > 0.5 * detect().cpu.logical
 
 
 def _best(measured: Sequence[Candidate]) -> str:

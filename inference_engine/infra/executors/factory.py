@@ -9,7 +9,7 @@ from inference_engine.domain.choices import ChoiceStore
 from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import Manifest, ModelRef
 from inference_engine.domain.ports import Executor, Runtime, RuntimeCatalog, StoredModel
-from inference_engine.infra.executors.auto import AutoExecutor
+from inference_engine.infra.executors.auto import AutoExecutor, machine_busy
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
 from inference_engine.infra.executors.thread import ThreadExecutor
 
@@ -43,7 +43,7 @@ class Executors:
                 param="execution.instances",
             )
         if manifest.runtime == "auto":
-            return AutoExecutor(model, self, self._catalog, self._choices, self._measuring, self._clock)
+            return AutoExecutor(model, self, self._catalog, self._choices, self._measuring, self._clock, machine_busy)
         if manifest.execution.executor == "thread":
             return ThreadExecutor(model, self._create_runtime(manifest))
         return RunnerExecutor(model, self._clock, lambda: self._on_restart(manifest.ref), self._supervision)
