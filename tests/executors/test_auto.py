@@ -259,7 +259,7 @@ async def test_each_runtime_gets_the_common_options_and_its_own(bench: Bench) ->
     )
     common = {"context_length": 1024, "sampling": {"temperature": 0.5}}
     assert bench.behaviours["llama_cpp"].starts[0].options == common | {"n_batch": 64}
-    assert bench.behaviours["openvino"].starts[0].options == common | {"precision": "bf16"}
+    assert bench.behaviours["openvino"].starts[0].options == common | {"parallel": 64, "precision": "bf16"}
 
 
 async def test_it_delegates_everything_to_the_chosen_one(bench: Bench) -> None:

@@ -36,6 +36,8 @@ _STOP_S = 5.0
 _LEAST_ALIKE = 0.75
 _WORTHWHILE = 1.05  # less gain than this may be noise
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+_TUNED: dict[tuple[Aim, str], dict[str, Any]] = {("throughput", "openvino"): {"parallel": 64}}
+"""Other defaults for an aim. 64 streams together gave a tenth more than 32; llama_cpp is best at its own 16."""
 _log = get_logger(__name__)
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -65,8 +67,7 @@ class AutoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             for name in ("context_length", "parallel", "chat_template", "sampling")
             if getattr(self, name) is not None
         }
-        tuned = {} if (self.aim, runtime) != ("throughput", REFERENCE) else {"n_batch": 512}
-        return tuned | shared | dict(getattr(self, runtime))
+        return _TUNED.get((self.aim, runtime), {}) | shared | dict(getattr(self, runtime))
 
 
 class AutoExecutor:

@@ -11,7 +11,8 @@ from inference_engine.domain.errors import InvalidManifest
 DEFAULT_CONTEXT = 8192
 DEFAULT_PARALLEL = 32
 BLOCK_TOKENS = 32  # of a KV cache block of OpenVINO's CPU plugin
-_PREFILL_TOKENS = (16, 64)  # of one step, at least and at most
+_PREFILL_TOKENS = (16, 64)  # beside `parallel`, at least and at most
+_EVEN_TOKENS = 96  # a step of so many keeps the gaps of running streams short
 _STEP_S = 0.5
 _FLOPS = 250e9  # of one thread, roughly
 _ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "u8": 1}
@@ -42,7 +43,7 @@ class OpenvinoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_length: tokens one request may use, prompt included; default: the model's trained length, at most 8192.
     parallel: sequences decoded together; default: 32.
     max_num_batched_tokens: tokens computed in one step, those of running streams included: small keeps streams even
-    while a prompt is read, large reads prompts faster; default: `parallel` and 64 more, for large models fewer.
+    while a prompt is read, large reads prompts faster; default: `parallel` and 16 to 64 more.
     precision: of the computation. kv_cache_precision: of the cache; u8 halves it and costs a little quality and speed.
     kv_cache_mib: memory for the cache, filled as it is used; default: what `parallel` full contexts need, at most a
     quarter of the free memory.
@@ -101,7 +102,7 @@ def batched_tokens(options: OpenvinoOptions, parallel: int, parameters: int, thr
     """
     least, most = _PREFILL_TOKENS
     quick = int(_STEP_S * threads * _FLOPS / (2 * max(1, parameters)))
-    tokens = options.max_num_batched_tokens or parallel + min(most, max(least, quick))
+    tokens = options.max_num_batched_tokens or parallel + max(least, min(most, _EVEN_TOKENS - parallel, quick))
     if tokens <= parallel:
         raise InvalidManifest(
             f"options.max_num_batched_tokens is {tokens}, it must be more than options.parallel ({parallel}): "
