@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from inference_engine.domain.errors import (
@@ -457,6 +458,12 @@ def test_the_cache_shows_in_the_gauges(small: OpenvinoRuntime) -> None:
 def test_a_bad_option_is_named(small_folder: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises((InvalidManifest), match=message):
         OpenvinoRuntime().load(openvino_manifest(**options), small_folder)
+
+
+def test_it_does_not_run_in_the_server_s_own_process(small_folder: Path) -> None:
+    manifest = msgspec.structs.replace(openvino_manifest(), execution=Execution(executor="thread"))
+    with pytest.raises(InvalidManifest, match=r"execution\.executor"):
+        OpenvinoRuntime().load(manifest, small_folder)
 
 
 def test_templates_are_sandboxed_and_may_refuse(small_folder: Path) -> None:

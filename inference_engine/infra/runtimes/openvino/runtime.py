@@ -7,7 +7,6 @@ binds and reads the answer; the stepping thread decodes all generations together
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from inference_engine.infra.runtimes.openvino.stepper import Stepper
 from inference_engine.infra.runtimes.openvino.stream import Plan, Stream
 from inference_engine.infra.runtimes.openvino.template import ChatTemplate
 from inference_engine.infra.runtimes.openvino.vocabulary import GgufVocabulary, IrVocabulary, Vocabulary, prompt_ids
+from inference_engine.infra.runtimes.openvino.xgrammar import to_xgrammar
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.threads import thread_count
 from inference_engine.infra.text.answers import answer_form
@@ -44,8 +44,6 @@ from inference_engine.infra.text.grammar import Language, MismatchError
 from inference_engine.infra.text.prompting import finished_prompt, template_input
 from inference_engine.infra.text.reading import AnswerReader
 from inference_engine.infra.text.tool_syntax import ChatStyle, detect_style
-
-_ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|.)", re.DOTALL)
 
 
 class OpenvinoRuntime(RuntimeDefaults):
@@ -65,6 +63,12 @@ class OpenvinoRuntime(RuntimeDefaults):
             raise InvalidManifest(
                 f"execution.device is {manifest.execution.device!r}, the openvino runtime computes on the cpu",
                 param="execution.device",
+            )
+        if manifest.execution.executor == "thread":
+            raise InvalidManifest(
+                "execution.executor is 'thread': OpenVINO holds the interpreter while it computes, which would stop "
+                "the whole server; leave it at 'runner'",
+                param="execution.executor",
             )
         facts = read_facts(artifact_path(folder, manifest.artifact))
         template = _template_text(options, folder) or facts.template
@@ -230,15 +234,10 @@ def _structured(language: Language, given: str) -> Any:
     import openvino_genai
 
     try:
-        grammar = language.after(given).gbnf()
+        grammar = to_xgrammar(language.after(given))
     except MismatchError as error:
         raise RunnerLost(f"a bound answer cannot be continued: {error}") from error
-    return openvino_genai.StructuredOutputConfig(grammar=_for_xgrammar(grammar))
-
-
-def _for_xgrammar(gbnf: str) -> str:
-    """xgrammar reads `\\x22a` as one character, U+022A: `\\x` takes all the digits there are, `\\u` takes four."""
-    return _ESCAPE.sub(lambda found: rf"\u00{found[1]}" if found[1] else found[0], gbnf)
+    return openvino_genai.StructuredOutputConfig(grammar=grammar)
 
 
 # -- loading ----------------------------------------------------------------------------------------------------------

@@ -122,11 +122,15 @@ class Stepper:
             if job.sink.cancelled:
                 self._end(job)
                 continue
-            config = openvino_genai.GenerationConfig(**job.values)
-            config.stop_token_ids = set(self._endings)
-            self._running.append(job)  # first, so that a failure below ends it too
-            ids = openvino.Tensor(np.array([job.ids], dtype=np.int64))
-            job.handle = self._pipeline.add_request(next(self._numbers), ids, config)
+            try:
+                config = openvino_genai.GenerationConfig(**job.values)
+                config.stop_token_ids = set(self._endings)
+                ids = openvino.Tensor(np.array([job.ids], dtype=np.int64))
+                job.handle = self._pipeline.add_request(next(self._numbers), ids, config)
+            except (RuntimeError, ValueError, TypeError) as error:
+                self._end(job, InferenceFailed(f"OpenVINO does not take the request: {str(error).strip()[-500:]}"))
+            else:
+                self._running.append(job)
 
     def _serve(self, job: _Job) -> bool:
         """Hand on what the step has brought for one generation; False when it is over."""
