@@ -132,6 +132,11 @@ class LlamaCppRuntime(RuntimeDefaults):
         """How many tokens the vocabulary has."""
         return self._vocabulary
 
+    @property
+    def context(self) -> int:
+        """The most tokens one generation may use."""
+        return self._context
+
     def tokenize(self, request: Generate) -> tuple[int, ...]:
         if isinstance(request, Transcribe):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
