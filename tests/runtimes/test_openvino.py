@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import (
     ContextLengthExceeded,
     InferenceFailed,
@@ -43,6 +44,7 @@ from inference_engine.infra.runtimes.openvino.stream import Plan, Stream
 from inference_engine.infra.runtimes.openvino.vocabulary import MERGES, TOKENS, TYPES, GgufVocabulary
 from inference_engine.infra.text.answers import AnswerForm
 from inference_engine.infra.text.reading import AnswerReader
+from tests.fixtures.agent import AGENT, TOOLS
 from tests.fixtures.tiny_gguf import Size, tiny_gguf
 from tests.runtimes.conftest import GUIDE, Recorder, answer, delivered_of, llama_manifest
 
@@ -269,6 +271,26 @@ def test_a_failed_step_fails_its_request_and_the_next_is_answered(small: Openvin
     assert answer(small, Complete("abc", GREEDY)).done.usage.completion_tokens == 40
 
 
+def test_a_failed_step_leaves_the_running_answers_whole(small: OpenvinoRuntime) -> None:
+    import openvino_genai
+
+    request = Complete("the server", Sampling(max_tokens=400, temperature=0, ignore_eos=True))
+    whole = answer(small, request)
+    sink = Recorder()
+    running = threading.Thread(target=small.generate, args=(request, Delivered(), sink))
+    running.start()
+    while len(sink.deltas) < 20:
+        time.sleep(0.001)
+    broken = openvino_genai.StructuredOutputConfig(grammar='root ::= "never closed')
+    values = {"max_new_tokens": 4, "structured_output_config": broken, "apply_chat_template": False}
+    stream = Stream(Plan(3, 0, 0, logprobs=False), small._vocabulary, AnswerReader(AnswerForm()), Recorder())
+    with pytest.raises(InferenceFailed, match="OpenVINO failed"):
+        small._stepper.generate([40, 41, 42], values, stream, Recorder())
+    running.join(60)
+    assert sink.text == whole.text
+    assert sink.done == whole.done
+
+
 # -- limits and refusals ----------------------------------------------------------------------------------------------
 
 
@@ -425,6 +447,25 @@ def test_a_thought_is_read_as_one_and_counted(tooled: OpenvinoRuntime) -> None:
     silent = answer(tooled, Chat(QUESTION, GREEDY, constraint=Regex("(yes|no)"), reasoning="none"))
     assert silent.text in ("yes", "no")
     assert silent.done.usage.reasoning_tokens == 0
+
+
+@pytest.mark.parametrize("choice", [ToolChoice(), ToolChoice("required"), ToolChoice("required", name="calculate")])
+def test_a_trained_model_calls_tools_as_on_llama_cpp(choice: ToolChoice) -> None:
+    request = Chat((Message("user", "What is the weather in Rome?"),), GREEDY, tools=TOOLS, tool_choice=choice)
+    answers = []
+    for runtime, manifest in (
+        (OpenvinoRuntime(), openvino_manifest("agent.gguf")),
+        (LlamaCppRuntime(), llama_manifest("agent.gguf")),
+    ):
+        runtime.load(manifest, AGENT.parent)
+        gathered = Answer()
+        for delta in answer(runtime, request).deltas:
+            gathered.add(delta)
+        runtime.close()
+        calls = [(call.name, call.arguments) for call in gathered.tool_calls]
+        answers.append((gathered.text, gathered.reasoning, calls, gathered.reason))
+    assert answers[0] == answers[1]
+    assert answers[0][2] or choice.mode == "auto"
 
 
 def test_a_template_is_given_tools_and_past_calls(tooled: OpenvinoRuntime) -> None:

@@ -31,11 +31,13 @@ class _Job:
     sink: Sink
     handle: Any = None
     error: BaseException | None = None
+    taken: list[int] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
 class Stepper:
-    """Owns the pipeline that `build` makes. A step that fails fails its generations, and the pipeline is made anew."""
+    """Owns the pipeline that `build` makes. When a step fails, the pipeline is made anew: what had begun to answer goes
+    on from its tokens, the rest fails."""
 
     def __init__(self, build: Callable[[], Any], endings: frozenset[int], pipeline: Any) -> None:
         """`pipeline` is what `build` has made; `endings` are the token ids that end an answer."""
@@ -149,6 +151,7 @@ class Stepper:
                 reason = output.finish_reason.name
                 tokens = output.generated_ids
                 ended = reason == "STOP" and bool(tokens) and tokens[-1] in self._endings
+                job.taken += tokens
                 if job.stream.take(tokens, output.generated_log_probs, ended=ended):
                     job.handle.stop()
                     return self._end(job)
@@ -170,8 +173,16 @@ class Stepper:
     def _recover(self, error: Exception) -> None:
         _log.warning("the OpenVINO pipeline failed and is built anew", error=str(error))
         failed, self._running = self._running, []
+        kept = [job for job in failed if _outlives(job)]
         for job in failed:
-            self._end(job, InferenceFailed(f"OpenVINO failed: {str(error).strip()[-500:]}"))
+            if job not in kept:
+                self._end(job, InferenceFailed(f"OpenVINO failed: {str(error).strip()[-500:]}"))
+        for job in kept:
+            job.ids, job.values = (
+                job.ids + job.taken,
+                job.values | {"max_new_tokens": job.values["max_new_tokens"] - len(job.taken)},
+            )
+            job.taken = []
         self._pipeline = None
         try:
             self._pipeline = self._build()
@@ -180,3 +191,11 @@ class Stepper:
             with self._changed:
                 self._fault = f"the pipeline failed and could not be built anew: {fatal}"
                 self._closing = True
+        with self._changed:
+            self._arrived = [*kept, *self._arrived]
+
+
+def _outlives(job: _Job) -> bool:
+    """Whether a generation can go on after a failed step: it has got on since the last one, and no grammar binds it,
+    which would have to be advanced over its tokens."""
+    return bool(job.taken) and "structured_output_config" not in job.values
