@@ -34,6 +34,9 @@ class Behaviour:
     fails: str = ""
     version: str = "1"
     available: bool = True
+    adapters: tuple[str, ...] = ()
+    breaks_after: int = 10**9
+    answered: int = 0
     starts: list[Manifest] = field(default_factory=list)
     running: int = 0
 
@@ -53,7 +56,12 @@ class FakeRuntimeExecutor:
             raise ModelLoadFailed(self.behaviour.fails)
         self.behaviour.running += 1
         assert self.behaviour.running == 1
-        return Loaded(("chat", "complete"), concurrency=4, details={"library": self.model.manifest.runtime})
+        return Loaded(
+            ("chat", "complete"),
+            concurrency=4,
+            adapters=self.behaviour.adapters,
+            details={"library": self.model.manifest.runtime},
+        )
 
     def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Awaitable[BatchResult]:
         raise NotImplementedError
@@ -61,6 +69,9 @@ class FakeRuntimeExecutor:
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         assert isinstance(request, Complete | Chat)
         prompt = await self.tokenize(request)
+        self.behaviour.answered += 1
+        if self.behaviour.answered > self.behaviour.breaks_after:
+            raise InferenceFailed("broken in the middle")
         for index in range(request.sampling.max_tokens or 8):
             self.clock.advance(self.behaviour.token_s)
             await asyncio.sleep(0)
@@ -316,18 +327,15 @@ async def test_kept_choices_are_read_back_whole(bench: Bench) -> None:
     assert bench.choices.forget() == 1
 
 
-async def test_a_runtime_that_gives_nothing_is_refused(bench: Bench) -> None:
-    async def nothing(self: object, request: Generate) -> AsyncGenerator[Delta]:
-        raise InferenceFailed("broken in the middle")
-        yield
+@pytest.mark.parametrize("answers", [0, 1, 6])
+async def test_a_runtime_that_breaks_is_refused(bench: Bench, answers: int) -> None:
+    bench.behaviours["openvino"].breaks_after = answers
+    about = await bench.chosen(aim="throughput")
+    assert about["candidates"][1]["refused"] == "broken in the middle"
 
-    class Silent(FakeRuntimeExecutor):
-        generate = nothing  # type: ignore[assignment]
 
-    executor = bench.executor()
-    executor._make = lambda model: (Silent if model.manifest.runtime == "openvino" else FakeRuntimeExecutor)(
-        model, bench.behaviours[model.manifest.runtime], bench.clock
-    )
-    loaded = await executor.start()
-    await executor.stop(1)
-    assert loaded.details["auto"]["candidates"][1]["refused"] == "broken in the middle"
+async def test_a_runtime_that_offers_less_is_refused(bench: Bench) -> None:
+    bench.behaviours["llama_cpp"].adapters = ("polite",)
+    about = await bench.chosen()
+    assert about["chosen"] == "llama_cpp"
+    assert about["candidates"][1]["refused"] == "it does not offer adapters polite"

@@ -70,6 +70,13 @@ class AutoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _TUNED.get((self.aim, runtime), {}) | shared | dict(getattr(self, runtime))
 
 
+class _Reference(msgspec.Struct, frozen=True):
+    """What the others are held to: what it offers, and what it answers."""
+
+    loaded: Loaded
+    probes: list[Probe]
+
+
 class AutoExecutor:
     """`Executor` that stands before the one it has chosen. Measuring holds `gate`: one model at a time."""
 
@@ -149,11 +156,11 @@ class AutoExecutor:
     async def _measure(self, key: str, candidates: Sequence[str]) -> RuntimeChoice:
         streams, busy = STREAMS[self._options.aim], self._busy()
         measured: list[Candidate] = []
-        probes: list[Probe] | None = None
+        reference: _Reference | None = None
         for name in candidates:
             _log.info("measuring a runtime", model=str(self._model.manifest.ref), runtime=name, aim=self._options.aim)
-            candidate, found = await self._measure_one(name, streams, probes)
-            probes = probes if found is None else found
+            candidate, found = await self._measure_one(name, streams, reference)
+            reference = reference or found
             measured.append(candidate)
         choice = RuntimeChoice(
             key=key,
@@ -169,9 +176,9 @@ class AutoExecutor:
         return choice
 
     async def _measure_one(
-        self, name: str, streams: int, probes: list[Probe] | None
-    ) -> tuple[Candidate, list[Probe] | None]:
-        """One candidate's figures, and for the reference its answers. What fails is refused with its reason.
+        self, name: str, streams: int, reference: _Reference | None
+    ) -> tuple[Candidate, _Reference | None]:
+        """One candidate's figures; the first is the reference for the others. What fails is refused with its reason.
 
         Raises:
             ModelError: the reference cannot load the model, so that nothing can be compared with it.
@@ -182,13 +189,15 @@ class AutoExecutor:
         executor = self._make(self._for(name))
         try:
             loaded = await executor.start()
+            if reference is not None and (lacking := _lacking(loaded, reference.loaded)):
+                return Candidate(name, info.version, refused=f"it does not offer {lacking}"), None
             speed = await measure_speed(executor, min(streams, loaded.concurrency), _LIMIT_S, self._clock)
             figures = Candidate(name, info.version, round(speed.tokens_per_s, 1), round(speed.first_token_s, 3))
-            if name == REFERENCE:
-                return figures, await reference_answers(executor, _PROBE_S, self._clock)
-            return await self._compared(figures, executor, probes or []), None
+            if reference is None:
+                return figures, _Reference(loaded, await reference_answers(executor, _PROBE_S, self._clock))
+            return await self._compared(figures, executor, reference.probes), None
         except EngineError as error:
-            if name == REFERENCE:
+            if reference is None:
                 raise
             return Candidate(name, info.version, refused=error.message), None
         finally:
@@ -258,6 +267,17 @@ class AutoExecutor:
     @property
     def batches_in_flight(self) -> int:
         return self._chosen().batches_in_flight
+
+
+def _lacking(loaded: Loaded, reference: Loaded) -> str:
+    """What the reference offers with these options and this one does not, for people."""
+    offers = (
+        ("kinds", reference.kinds, loaded.kinds),
+        ("adapters", reference.adapters, loaded.adapters),
+        ("media", reference.media, loaded.media),
+    )
+    missing = [f"{word} {', '.join(sorted(lost))}" for word, theirs, ours in offers if (lost := {*theirs} - {*ours})]
+    return "; ".join(missing)
 
 
 def machine_busy() -> bool:

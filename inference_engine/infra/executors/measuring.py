@@ -66,9 +66,16 @@ async def measure_speed(executor: Executor, streams: int, limit_s: float, clock:
     await _listen(executor, _prompt(streams), [], 2, limit_s, clock)  # the first run of a library takes longer
     started = clock()
     arrivals: list[list[tuple[float, int]]] = [[] for _ in range(streams)]
-    async with asyncio.TaskGroup() as group:
-        for index, arrived in enumerate(arrivals):
-            group.create_task(_listen(executor, _prompt(index), arrived, ANSWER_TOKENS, limit_s, clock))
+    tasks = [
+        asyncio.create_task(_listen(executor, _prompt(index), arrived, ANSWER_TOKENS, limit_s, clock))
+        for index, arrived in enumerate(arrivals)
+    ]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     last = max((arrived[-1][0] for arrived in arrivals if arrived), default=started)
     tokens = sum(count for arrived in arrivals for _, count in arrived)
     return Speed(
