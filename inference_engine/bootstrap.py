@@ -22,10 +22,12 @@ from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
 from inference_engine.infra.choices_file import ChoicesFile
+from inference_engine.infra.executors.environment import RunnerEnvironment
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
+from inference_engine.infra.native_build import NativeBuild
 from inference_engine.infra.pipeline.runtime import create_runtime
 from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.routes_file import RoutesFile
@@ -33,6 +35,7 @@ from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
+from inference_engine.services.reuse import ReuseService
 
 if TYPE_CHECKING:
     from inference_engine.adapters.http.edge import Edge
@@ -70,6 +73,7 @@ class Application:
                 Supervision(),
                 self.catalog,
                 ChoicesFile(settings.state_dir),
+                RunnerEnvironment(settings.state_dir, native_build(settings).active_folder),
             ),
             routes or RoutesFile(settings.state_dir),
             self.telemetry,
@@ -77,7 +81,15 @@ class Application:
             drain_s=settings.drain_s,
         )
         self.telemetry.watch(self.models.statuses)
-        self.inference = InferenceService(self.models, self.telemetry, clock)
+        reuse = ReuseService(
+            self.telemetry,
+            clock,
+            enabled=settings.cache,
+            max_bytes=int(settings.cache_mb * (1 << 20)),
+            ttl_s=settings.cache_ttl_s,
+        )
+        self.telemetry.watch_cache(reuse.stats)
+        self.inference = InferenceService(self.models, self.telemetry, clock, reuse)
 
     def system(self) -> dict[str, Any]:
         """This machine and this process as plain values, measured now."""
@@ -168,6 +180,11 @@ def model_roots(settings: Settings) -> tuple[Path, ...]:
     return (*settings.models, BUILTIN_MODELS) if settings.builtin_models else settings.models
 
 
+def native_build(settings: Settings) -> NativeBuild:
+    """The llama.cpp built for this machine, if there is one."""
+    return NativeBuild(settings.state_dir, BUILTIN_MODELS / "guide" / "1" / "guide.gguf", lambda: detect().cpu.features)
+
+
 class CommandComposition:
     """What the command line needs; see `adapters/cli/client.py`."""
 
@@ -192,6 +209,9 @@ class CommandComposition:
 
     def choices(self, settings: Settings) -> ChoiceStore:
         return ChoicesFile(settings.state_dir)
+
+    def native_build(self, settings: Settings) -> NativeBuild:
+        return native_build(settings)
 
     def hardware(self) -> Hardware:
         return detect()

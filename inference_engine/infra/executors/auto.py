@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,8 +89,12 @@ class AutoExecutor:
         gate: asyncio.Lock,
         clock: Callable[[], float],
         busy: Callable[[], bool],
+        environment: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
     ) -> None:
-        """`make` gives the executor of a model whose runtime is named; `busy` tells whether others use the machine."""
+        """`make` gives the executor of a model whose runtime is named; `busy` tells whether others use the machine.
+
+        `environment` gives a runner's variables: they tell which build of a library it uses.
+        """
         self._model = model
         self._make = make
         self._catalog = catalog
@@ -98,6 +102,7 @@ class AutoExecutor:
         self._gate = gate
         self._clock = clock
         self._busy = busy
+        self._environment = environment
         self._options = _decode(model.manifest)
         self._inner: Executor | None = None
         self._stopped = False
@@ -147,6 +152,7 @@ class AutoExecutor:
         parts = (
             digest,
             [(name, self._catalog.describe(name).version) for name in candidates],
+            [sorted(self._environment(self._for(name).manifest).items()) for name in candidates],
             (cpu.model, cpu.features, cpu.threads),
             manifest.execution.threads,
             self._options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from inference_engine.domain.choices import ChoiceStore
 from inference_engine.domain.errors import InvalidManifest
@@ -25,7 +25,10 @@ class Executors:
         supervision: Supervision,
         catalog: RuntimeCatalog,
         choices: ChoiceStore,
+        environment: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
     ) -> None:
+        """`environment` gives variables for the runner of a model."""
+        self._environment = environment
         self._create_runtime = create_runtime
         self._clock = clock
         self._on_restart = on_restart
@@ -43,7 +46,15 @@ class Executors:
                 param="execution.instances",
             )
         if manifest.runtime == "auto":
-            return AutoExecutor(model, self, self._catalog, self._choices, self._measuring, self._clock, machine_busy)
+            return AutoExecutor(
+                model, self, self._catalog, self._choices, self._measuring, self._clock, machine_busy, self._environment
+            )
         if manifest.execution.executor == "thread":
             return ThreadExecutor(model, self._create_runtime(manifest))
-        return RunnerExecutor(model, self._clock, lambda: self._on_restart(manifest.ref), self._supervision)
+        return RunnerExecutor(
+            model,
+            self._clock,
+            lambda: self._on_restart(manifest.ref),
+            self._supervision,
+            lambda: self._environment(manifest),
+        )

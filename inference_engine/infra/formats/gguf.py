@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,19 @@ _TYPE_SIZES = {
 
 
 @dataclass(frozen=True)
-class TensorHead:
-    """One line of the tensor table: its ggml type and its dimensions, the contiguous one first."""
-
-    kind: int
-    dimensions: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class GgufHead:
     """A model file's metadata and tensor table.
 
     Long arrays are replaced by their length, under the key `NAME#length`, unless the reader was told to keep them.
+    `tensors` are the dimensions of each tensor, the fastest first; `types` its number among the ggml types. A model
+    split into several files has only those of the first file.
     """
 
     metadata: dict[str, Any]
     parameters: int
     size_bytes: int
-    tensors: dict[str, TensorHead]
+    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -120,9 +115,8 @@ class _Reader:
         if not isinstance(metadata.get("general.architecture"), str):
             raise _DamagedError("its metadata does not name an architecture")
         _check_sizes(metadata)
-        table = self._tensors(tensors, metadata)
-        parameters = sum(math.prod(tensor.dimensions) for tensor in table.values())
-        return GgufHead(metadata, parameters, self._end, table)
+        shapes, types = self._tensors(tensors, metadata)
+        return GgufHead(metadata, sum(map(math.prod, shapes.values())), self._end, shapes, types)
 
     def _entry(self, metadata: dict[str, Any]) -> None:
         key = self._string()
@@ -148,21 +142,22 @@ class _Reader:
         read = self._string if kind == _STRING else lambda: self._scalar(self._format(kind, key))
         metadata[key] = [read() for _ in range(count)]
 
-    def _tensors(self, count: int, metadata: dict[str, Any]) -> dict[str, TensorHead]:
-        """Walk the tensor table."""
+    def _tensors(self, count: int, metadata: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+        """Walk the tensor table; returns the tensors' dimensions and types."""
         table: list[tuple[str, int, int]] = []
-        tensors: dict[str, TensorHead] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        types: dict[str, int] = {}
         for _ in range(count):
             name = self._string()
             dimensions = self._scalar("<I")
             if dimensions > _MAX_DIMENSIONS:
                 raise _DamagedError(f"tensor {name!r} has {dimensions} dimensions")
-            shape = tuple([self._scalar("<Q") for _ in range(dimensions)])
-            elements = math.prod(shape)
+            shapes[name] = tuple([self._scalar("<Q") for _ in range(dimensions)])
+            elements = math.prod(shapes[name])
             kind, offset = self._scalar("<I"), self._scalar("<Q")
             block, block_bytes = _TYPE_SIZES.get(kind, (1, 0))
             table.append((name, offset, -(-elements // block) * block_bytes))
-            tensors[name] = TensorHead(kind, shape)
+            types[name] = kind
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise _DamagedError(f"general.alignment is {alignment!r}, not a power of two")
@@ -173,7 +168,7 @@ class _Reader:
                     f"tensor {name!r} needs {start + offset + size} bytes but the file ends at {self._end}: "
                     "it is truncated"
                 )
-        return tensors
+        return shapes, types
 
     def _format(self, kind: int, key: str) -> str:
         if kind not in _SCALARS:

@@ -5,6 +5,7 @@ OpenVINO trusts a GGUF file's sizes, ignores what it does not know (scaled posit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,11 +92,12 @@ def _check_gguf(path: Path, head: GgufHead) -> None:
         raise refuse(f"its architecture is {head.architecture!r}, only {', '.join(ARCHITECTURES)} are computed rightly")
     if not head.metadata.get(TOKENS):
         raise refuse("it holds no vocabulary")
-    for name, tensor in head.tensors.items():
-        if len(tensor.dimensions) > 1 and tensor.kind not in _MATRICES:
-            kind = _TYPE_NAMES.get(tensor.kind, f"type {tensor.kind}")
-            raise refuse(f"{name} is {kind}; only F16, Q8_0 and Q4_0 are computed as exactly there")
-        if len(tensor.dimensions) == 1 and tensor.kind != _F32:
+    for name, shape in head.tensors.items():
+        kind = head.types[name]
+        if len(shape) > 1 and kind not in _MATRICES:
+            word = _TYPE_NAMES.get(kind, f"type {kind}")
+            raise refuse(f"{name} is {word}; only F16, Q8_0 and Q4_0 are computed as exactly there")
+        if len(shape) == 1 and kind != _F32:
             raise refuse(f"{name} is not stored as F32")
     scaling = head.of_architecture("rope.scaling.type")
     if scaling not in (None, "none") or "rope_freqs.weight" in head.tensors:
@@ -130,11 +132,11 @@ def _check_sizes(path: Path, head: GgufHead) -> None:
             f"blk.{layer}.ffn_norm.weight": (width,),
         }
     for name, shape in expected.items():
-        tensor = head.tensors.get(name)
-        if tensor is None:
+        found = head.tensors.get(name)
+        if found is None:
             raise _contradiction(path, f"tensor {name} is missing")
-        if tensor.dimensions != shape:
-            raise _contradiction(path, f"tensor {name} has shape {tensor.dimensions}, the metadata says {shape}")
+        if found != shape:
+            raise _contradiction(path, f"tensor {name} has shape {found}, the metadata says {shape}")
 
 
 def _contradiction(path: Path, why: str) -> ModelLoadFailed:
@@ -160,16 +162,9 @@ def _cache_shape(head: GgufHead) -> CacheShape:
 
 
 def _quantization(head: GgufHead) -> str:
-    """The type of the largest matrices."""
-    name = max(head.tensors, key=lambda name: len(head.tensors[name].dimensions) and _size(head, name))
-    return _MATRICES.get(head.tensors[name].kind, "")
-
-
-def _size(head: GgufHead, name: str) -> int:
-    total = 1
-    for count in head.tensors[name].dimensions:
-        total *= count
-    return total
+    """The type of the largest matrix."""
+    name = max(head.tensors, key=lambda name: math.prod(head.tensors[name]))
+    return _MATRICES.get(head.types[name], "")
 
 
 # -- OpenVINO IR ---------------------------------------------------------------------------------------------------
