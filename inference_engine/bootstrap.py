@@ -17,10 +17,12 @@ from inference_engine.adapters import python_api
 from inference_engine.core import logging
 from inference_engine.core.settings import Origins, Settings
 from inference_engine.core.version import __version__
+from inference_engine.domain.choices import ChoiceStore
 from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.model_store import ModelSource, RemoteFile, RemoteModel, RemoteName
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
+from inference_engine.infra.choices_file import ChoicesFile
 from inference_engine.infra.executors.environment import RunnerEnvironment
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
@@ -74,6 +76,8 @@ class Application:
                 clock,
                 self.telemetry.restart,
                 Supervision(),
+                self.catalog,
+                ChoicesFile(settings.state_dir),
                 RunnerEnvironment(settings.state_dir, native_build(settings).active_folder),
             ),
             routes or RoutesFile(settings.state_dir),
@@ -244,6 +248,9 @@ class CommandComposition:
     def runtimes(self) -> Sequence[RuntimeInfo]:
         catalog = EntryPointCatalog()
         return [catalog.describe(name) for name in catalog.names()]
+
+    def choices(self, settings: Settings) -> ChoiceStore:
+        return ChoicesFile(settings.state_dir)
 
     def native_build(self, settings: Settings) -> NativeBuild:
         return native_build(settings)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -42,7 +42,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One model as people and tools see it. Byte counts are measured; times are UTC. `adapters` of a loaded one."""
+    """One model as people and tools see it. Byte counts are measured; times are UTC.
+
+    `adapters` and `details` are what the runtime says of a loaded one, `details` for people.
+    """
 
     name: str
     version: str
@@ -69,6 +72,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     routes: tuple[str, ...]
     adapters: tuple[str, ...] = ()
     gauges: Mapping[str, float] = {}
+    details: dict[str, Any] = {}
 
 
 class LiveModel:
@@ -289,6 +293,7 @@ class ModelService:
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
             adapters=entry.live.loaded.adapters if entry.live else adapter_names(manifest),
             gauges=running.gauges if running else {},
+            details=entry.live.loaded.details if entry.live else {},
         )
 
     def _expires_at(self, entry: _Entry) -> datetime | None:

@@ -22,6 +22,7 @@ from inference_engine.domain.model_store import Changes
 from inference_engine.domain.native import NativeStatus
 from inference_engine.domain.ports import BrokenModel, RuntimeInfo, StoredModel
 from inference_engine.domain.results import Embeddings, Ranking, SegmentDelta, Served, TextDelta, Usage
+from inference_engine.infra.choices_file import ChoicesFile
 
 IRIS = {"inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 4]}], "outputs": []}
 
@@ -229,6 +230,9 @@ class FakeComposition:
 
     def runtimes(self) -> list[RuntimeInfo]:
         return self.known
+
+    def choices(self, settings: Settings) -> ChoicesFile:
+        return ChoicesFile(settings.state_dir)
 
     def hardware(self) -> Hardware:
         return Hardware(Cpu("Test CPU", "x86_64", 8, 4, None, ("avx2",)), Memory(8 << 30, 4 << 30))

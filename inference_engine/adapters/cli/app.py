@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from inference_engine.adapters.cli.auto import auto
 from inference_engine.adapters.cli.batch import batch
 from inference_engine.adapters.cli.build_llama import build_llama
 from inference_engine.adapters.cli.chat import run
@@ -142,6 +143,7 @@ for _command in (
     copy,
     remove,
     batch,
+    auto,
     doctor,
     build_llama,
 ):

@@ -13,6 +13,7 @@ import msgspec
 if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
     from inference_engine.core.settings import Origins, Settings
     from inference_engine.domain.answers import Answer
+    from inference_engine.domain.choices import ChoiceStore
     from inference_engine.domain.hardware import Hardware
     from inference_engine.domain.model import Manifest
     from inference_engine.domain.model_store import Changes
@@ -132,6 +133,9 @@ class Composition(Protocol):
 
     def runtimes(self) -> Sequence[RuntimeInfo]: ...
 
+    def choices(self, settings: Settings) -> ChoiceStore:
+        """What `runtime: auto` has chosen."""
+
     def hardware(self) -> Hardware: ...
 
     def native_build(self, settings: Settings) -> NativeLibrary:
@@ -167,6 +171,7 @@ class ModelView(msgspec.Struct, frozen=True):
     context_length: int | None = None
     routes: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
 
     @property
     def target(self) -> str:
