@@ -17,7 +17,7 @@ from inference_engine.domain.ports import StoredModel
 from inference_engine.infra.manifest_files import MANIFEST_NAME, artifact_file
 
 if TYPE_CHECKING:  # a server starts without them
-    from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead
+    from inference_engine.infra.formats.gguf import GgufHead
 
 PROJECTOR = "mmproj"
 """The option of llama_cpp that names the projector of a vision model."""
@@ -68,7 +68,7 @@ def _read(model: StoredModel, artifact: Path, content: str) -> ModelFacts:
     )
     if facts.format != "gguf":
         return facts
-    from inference_engine.infra.runtimes.llama_cpp.gguf_file import read_head
+    from inference_engine.infra.formats.gguf import read_head
 
     try:
         head = read_head(artifact)
@@ -140,7 +140,7 @@ def _defaults(manifest: Manifest) -> dict[str, Any]:
 
 
 def _projector(manifest: Manifest, folder: Path) -> dict[str, Any]:
-    from inference_engine.infra.runtimes.llama_cpp.gguf_file import read_head
+    from inference_engine.infra.formats.gguf import read_head
 
     name = manifest.options.get(PROJECTOR)
     if not isinstance(name, str):

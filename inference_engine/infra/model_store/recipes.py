@@ -11,9 +11,9 @@ import msgspec
 from inference_engine.domain.errors import InvalidManifest, InvalidRequest, ModelLoadFailed
 from inference_engine.domain.model import Conversation, Manifest
 from inference_engine.domain.model_store import PERFORMANCE, Recipe
+from inference_engine.infra.formats.gguf import GgufHead, read_head
 from inference_engine.infra.model_facts import PROJECTOR
 from inference_engine.infra.repository import shard_index
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
 from inference_engine.infra.runtimes.options import decode_options
 
