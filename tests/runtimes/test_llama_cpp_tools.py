@@ -314,7 +314,8 @@ FAMILIES = {
 def test_other_families_are_rendered_and_called(family: str, tmp_path: Path) -> None:
     tiny_gguf(tmp_path / "model.gguf", Size(context=2048), template=FAMILIES[family])
     runtime = LlamaCppRuntime()
-    runtime.load(llama_manifest(), tmp_path)
+    loaded = runtime.load(llama_manifest(), tmp_path)
+    assert str(loaded.details["tool_calls"]).startswith(family)
     call, result = ToolCall("call_1", "add", '{"a": 2}'), Message("tool", "five", tool_call_id="call_1")
     messages = (*ASK, Message("assistant", "", tool_calls=(call,)), result)
     prompt = str(runtime._prompt(Chat(messages, GREEDY, tools=TOOLS)).content)

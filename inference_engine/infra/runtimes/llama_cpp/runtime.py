@@ -91,7 +91,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             kinds=("complete",) if self._style is None else ("chat", "complete"),
             concurrency=parallel,
             context_length=self._context,
-            details=_details(head, properties, threads),
+            details=_details(head, properties, threads) | _style_details(self._style),
         )
 
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
@@ -252,6 +252,13 @@ def _free_bytes() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def _style_details(style: ChatStyle | None) -> dict[str, Any]:
+    if style is None:
+        return {}
+    calls = style.syntax.name if style.renders_tools else f"{style.syntax.name}, described by the server"
+    return {"tool_calls": calls, "reasoning": style.thought is not None}
 
 
 def _details(head: GgufHead, properties: dict[str, Any], threads: int) -> dict[str, Any]:
