@@ -34,7 +34,9 @@ from inference_engine.services.models import ModelService
 
 if TYPE_CHECKING:
     from inference_engine.adapters.http.edge import Edge
+    from inference_engine.adapters.http.openai import Stateful
     from inference_engine.services.health import HealthService
+    from inference_engine.services.jobs import JobService
 
 BUILTIN_MODELS = Path(__file__).parent / "infra" / "builtin_models"
 
@@ -84,14 +86,15 @@ class Application:
         }
 
 
-def http_app(application: Application) -> tuple[Edge, HealthService]:
-    """The ASGI application over the services, and the health it reports."""
+def http_app(application: Application) -> tuple[Edge, HealthService, JobService]:
+    """The ASGI application over the services, the health it reports, and the jobs it takes."""
     from inference_engine.adapters.http.app import create_app
     from inference_engine.services.access import AccessService
     from inference_engine.services.health import HealthService
 
     settings = application.settings
     health = HealthService(application.models)
+    state = stateful(settings)
     app = create_app(
         settings,
         application.models,
@@ -101,9 +104,40 @@ def http_app(application: Application) -> tuple[Edge, HealthService]:
         application.telemetry.exposition,
         application.system,
         __version__,
+        state,
         application.clock,
     )
-    return app, health
+    return app, health, state.jobs
+
+
+def stateful(settings: Settings) -> Stateful:
+    """What is remembered for tenants, in folders under `state_dir`."""
+    from inference_engine.adapters.http.openai import Stateful
+    from inference_engine.infra.document_store import FolderDocumentStore
+    from inference_engine.infra.file_store import FolderFileStore
+    from inference_engine.infra.job_store import FolderJobStore
+    from inference_engine.services.files import FileLimits, FileService
+    from inference_engine.services.job_lines import LineLimits
+    from inference_engine.services.jobs import JobLimits, JobService
+
+    mb = 1 << 20
+    files = FileService(
+        FolderFileStore(settings.state_dir),
+        FileLimits(int(settings.file_max_mb * mb), int(settings.files_total_mb * mb)),
+        time.time,
+    )
+    lines = LineLimits(settings.batch_max_lines, int(settings.max_body_mb * mb))
+    jobs = JobService(
+        FolderJobStore(settings.state_dir), files, JobLimits(lines, settings.batch_concurrency), time.time
+    )
+    answers = FolderDocumentStore(
+        settings.state_dir,
+        "responses",
+        int(settings.responses_total_mb * mb),
+        settings.responses_keep_h * 3600,
+        time.time,
+    )
+    return Stateful(files, jobs, answers)
 
 
 def serve(settings: Settings) -> None:
@@ -116,8 +150,8 @@ def serve(settings: Settings) -> None:
 
     logging.configure(settings.log_level, settings.log_format, settings.api_keys)
     application = Application(settings)
-    app, health = http_app(application)
-    run_server(app, settings, application.models, health, __version__)
+    app, health, jobs = http_app(application)
+    run_server(app, settings, application.models, health, jobs, __version__)
 
 
 def model_roots(settings: Settings) -> tuple[Path, ...]:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidTensor
+from inference_engine.domain.jobs import PRIORITY
 from inference_engine.domain.ports import Telemetry
 from inference_engine.domain.requests import Call, Embed, Generate, Kind, Predict, Rerank, check_generate
 from inference_engine.domain.results import Delta, Done, Embeddings, Prediction, Ranking, Served
@@ -168,6 +169,9 @@ def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Arra
 
 
 def _deadline(live: LiveModel, call: Call, started: float) -> float:
+    """Until when it is worth waiting: within the model's own limit, which work in the background does not have."""
+    if call.deadline_s is not None and call.priority >= PRIORITY:
+        return call.deadline_s
     own = started + live.timeout_s
     return own if call.deadline_s is None else min(own, call.deadline_s)
 

@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -224,6 +225,60 @@ def test_a_stream_of_tool_calls_goes_on_when_its_runner_is_killed(
     assert [json.loads(text) for text in calls.values()] == CITIES
     assert len(set(ids)) == 2
     assert live.stop() == 0
+
+
+# -- the built-in language model -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guided(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as made:
+        yield made
+
+
+def test_a_demanded_call_fits_its_schema(guided: openai.OpenAI) -> None:
+    tool = openai.pydantic_function_tool(weather)
+    tool["function"]["parameters"]["properties"]["city"] = {"type": "string", "maxLength": 12}
+    asked: Any = {"tools": [tool], "parallel_tool_calls": False, "max_tokens": 80, "temperature": 1.5, "seed": 4}
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        calls = guided.chat.completions.create(model="guide", messages=ASK, tool_choice=choice, **asked).choices[0]
+        assert calls.finish_reason == "tool_calls"
+        assert calls.message.tool_calls is not None
+        assert set(json.loads(calls.message.tool_calls[0].function.arguments)) == {"city"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("bound", "pattern"),
+    [
+        ({"guided_choice": ["yes", "no"]}, "yes|no"),
+        ({"structured_outputs": {"regex": "[0-9]{3}-[a-z]{2}"}}, "[0-9]{3}-[a-z]{2}"),
+        ({"response_format": {"type": "grammar", "grammar": 'root ::= "a" ("b" | "c"){1,3} "d"'}}, "a[bc]{1,3}d"),
+    ],
+)
+def test_answers_are_bound_in_every_way(guided: openai.OpenAI, bound: dict[str, Any], pattern: str) -> None:
+    asked: Any = {"max_tokens": 20, "temperature": 1.5, "seed": 7}
+    answer = guided.chat.completions.create(model="guide", messages=ASK, extra_body=bound, **asked)
+    assert re.fullmatch(pattern, answer.choices[0].message.content or "")
+
+
+def test_token_ids_continue_as_their_text_does(guided: openai.OpenAI, server: LiveServer) -> None:
+    found = httpx.post(f"{server.url}/tokenize", json={"model": "guide", "prompt": "The server is"}).json()
+    assert found["count"] == len(found["tokens"])
+    asked: Any = {"model": "guide", "max_tokens": 8, "temperature": 0}
+    by_text, by_ids = (
+        guided.completions.create(prompt=prompt, **asked).choices[0].text
+        for prompt in ("The server is", found["tokens"])
+    )
+    assert by_text == by_ids
+
+
+def test_the_likeliest_of_many(guided: openai.OpenAI) -> None:
+    answer = guided.completions.create(
+        model="guide", prompt="The", max_tokens=6, temperature=1.2, seed=1, n=2, best_of=4
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens >= 12
 
 
 # -- without a server, and from the command line ---------------------------------------------------------------------

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx
+import msgspec
 import uvicorn
 
 from inference_engine.adapters.http.app import create_app
 from inference_engine.adapters.http.protocol import WholeAnswersProtocol
+from inference_engine.bootstrap import stateful
 from inference_engine.core.settings import Settings
 from inference_engine.domain.errors import EngineError, ModelLoadFailed
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -109,6 +115,9 @@ class World:
         self.models = ModelService(self.repository, self.executors, self.routes, self.telemetry, time.monotonic)
         self.inference = InferenceService(self.models, self.telemetry, time.monotonic)
         self.health = HealthService(self.models)
+        self.folder = Path(tempfile.gettempdir()) / f"inference-engine-test-{token_hex(8)}"
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.stateful = stateful(msgspec.structs.replace(self.settings, state_dir=self.folder))
         self.app = create_app(
             self.settings,
             self.models,
@@ -118,6 +127,7 @@ class World:
             self._exposition,
             self._system,
             VERSION,
+            self.stateful,
             time.monotonic,
             *((console_dist,) if console_dist else ()),
         )
@@ -137,7 +147,12 @@ class World:
 
     async def open(self) -> None:
         await self.models.open()
+        await self.stateful.jobs.open()
         self.health.opened()
+
+    async def close(self) -> None:
+        await self.stateful.jobs.close()
+        await self.models.close()
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Talks to the application in this process; what escapes the application is raised."""
@@ -170,7 +185,7 @@ def listening(world: World) -> Iterator[str]:
         try:
             await server.serve(sockets=[listener])
         finally:
-            await world.models.close()
+            await world.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()

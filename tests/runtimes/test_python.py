@@ -322,7 +322,7 @@ def test_what_the_stream_method_has_no_parameter_for_is_refused(tmp_path: Path) 
     runtime, _ = load(tmp_path, PARROT)
     for request, param in (
         (ask("a", tools=(TOOL,)), "tools"),
-        (ask("a", reasoning="high"), "reasoning_effort"),
+        (ask("a", reasoning="high"), "reasoning"),
         (Complete((1, 2)), "prompt"),
         (Complete("a", suffix="b"), "suffix"),
     ):

@@ -29,17 +29,19 @@ def create_app(
     exposition: Callable[[], tuple[bytes, str]],
     system: Callable[[], Any],
     version: str,
+    stateful: openai.Stateful,
     clock: Callable[[], float],
     console_dist: Path = CONSOLE_DIST,
 ) -> Edge:
     """The whole HTTP side as one ASGI callable.
 
-    `exposition` gives the metrics and their content type, `system` describes the machine as plain values, `clock` is
-    the monotonic clock that the services use. Opening and closing the services is the caller's.
+    `stateful` is what is remembered for tenants, `exposition` gives the metrics and their content type, `system`
+    describes the machine as plain values, `clock` is the monotonic clock that the services
+    use. Opening and closing the services is the caller's.
     """
     calls = Calls(clock, settings.request_timeout_s)
     dialects = (
-        openai.dialect(models, inference, calls, settings.default_model, version),
+        openai.dialect(models, inference, calls, settings.default_model, version, stateful),
         v2.dialect(models, inference, health, calls, version),
         admin.dialect(models, system),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),

@@ -33,7 +33,12 @@ class Calls:
         limit_s = self._limit_s if own_limit_s is None else min(self._limit_s, own_limit_s)
         if TIMEOUT_HEADER in exchange.headers:
             limit_s = min(limit_s, _seconds(exchange.headers[TIMEOUT_HEADER]))
-        return Call(exchange.request_id.decode("latin-1"), exchange.principal, self._clock() + limit_s, priority)
+        return Call(
+            exchange.request_id.decode("latin-1"),
+            exchange.principal,
+            self._clock() + limit_s,
+            priority + exchange.priority,
+        )
 
 
 def _seconds(value: bytes) -> float:
@@ -62,6 +67,8 @@ def served_headers(served: Served) -> tuple[Header, ...]:
         (b"x-model-route", served.route.encode("latin-1")),
         (b"x-model-rule", served.rule.encode("latin-1")),
     )
+    if served.adapter is not None:
+        headers += ((b"x-model-adapter", served.adapter.encode("latin-1")),)
     if len(_headers) >= _REMEMBERED:
         _headers.clear()
     _headers[served.route] = (served, headers)
