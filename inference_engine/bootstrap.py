@@ -20,10 +20,12 @@ from inference_engine.core.version import __version__
 from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
+from inference_engine.infra.executors.environment import RunnerEnvironment
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
+from inference_engine.infra.native_build import NativeBuild
 from inference_engine.infra.pipeline.runtime import create_runtime
 from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.routes_file import RoutesFile
@@ -31,6 +33,7 @@ from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
+from inference_engine.services.reuse import ReuseService
 
 if TYPE_CHECKING:
     from inference_engine.adapters.http.edge import Edge
@@ -61,14 +64,28 @@ class Application:
         self.models = ModelService(
             self.repository,
             executors
-            or Executors(partial(create_runtime, runtimes=self.catalog), clock, self.telemetry.restart, Supervision()),
+            or Executors(
+                partial(create_runtime, runtimes=self.catalog),
+                clock,
+                self.telemetry.restart,
+                Supervision(),
+                RunnerEnvironment(settings.state_dir, native_build(settings).active_folder),
+            ),
             routes or RoutesFile(settings.state_dir),
             self.telemetry,
             clock,
             drain_s=settings.drain_s,
         )
         self.telemetry.watch(self.models.statuses)
-        self.inference = InferenceService(self.models, self.telemetry, clock)
+        reuse = ReuseService(
+            self.telemetry,
+            clock,
+            enabled=settings.cache,
+            max_bytes=int(settings.cache_mb * (1 << 20)),
+            ttl_s=settings.cache_ttl_s,
+        )
+        self.telemetry.watch_cache(reuse.stats)
+        self.inference = InferenceService(self.models, self.telemetry, clock, reuse)
 
     def system(self) -> dict[str, Any]:
         """This machine and this process as plain values, measured now."""
@@ -159,6 +176,11 @@ def model_roots(settings: Settings) -> tuple[Path, ...]:
     return (*settings.models, BUILTIN_MODELS) if settings.builtin_models else settings.models
 
 
+def native_build(settings: Settings) -> NativeBuild:
+    """The llama.cpp built for this machine, if there is one."""
+    return NativeBuild(settings.state_dir, BUILTIN_MODELS / "guide" / "1" / "guide.gguf", lambda: detect().cpu.features)
+
+
 class CommandComposition:
     """What the command line needs; see `adapters/cli/client.py`."""
 
@@ -180,6 +202,9 @@ class CommandComposition:
     def runtimes(self) -> Sequence[RuntimeInfo]:
         catalog = EntryPointCatalog()
         return [catalog.describe(name) for name in catalog.names()]
+
+    def native_build(self, settings: Settings) -> NativeBuild:
+        return native_build(settings)
 
     def hardware(self) -> Hardware:
         return detect()

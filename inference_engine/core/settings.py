@@ -56,6 +56,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     responses_keep_h: Positive = 720.0
     responses_total_mb: Positive = 1024.0
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    cache: bool = True
+    cache_mb: Annotated[float, Meta(ge=0)] = 32.0
+    cache_ttl_s: Positive = 300.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
     access_log: bool = False

@@ -12,6 +12,7 @@ from inference_engine.domain.jobs import Journal, LineProblem, Task, Work
 
 MAX_PROBLEMS = 100
 _SKIP_BYTES = 1 << 20
+_LINES_WITH_BLANK = 2  # for each line that may be there, one more may be blank
 _SHOWN = 80
 
 
@@ -30,7 +31,7 @@ class Checked(msgspec.Struct):
 
 
 def lines_of(stream: BinaryIO, limit_bytes: int) -> Iterator[tuple[int, bytes | None]]:
-    """Every line that is not blank with its number from 1, without its end; None for one that is too long.
+    """Every line with its number from 1, without white space around it; None for one that is too long.
 
     Never holds more than `limit_bytes` of a line.
     """
@@ -41,8 +42,8 @@ def lines_of(stream: BinaryIO, limit_bytes: int) -> Iterator[tuple[int, bytes | 
             while line and not line.endswith(b"\n"):
                 line = stream.readline(_SKIP_BYTES)
             yield number, None
-        elif stripped := line.strip():
-            yield number, stripped
+        else:
+            yield number, line.strip()
 
 
 def check_lines(stream: BinaryIO, work: Work, limits: LineLimits) -> Checked:
@@ -50,8 +51,8 @@ def check_lines(stream: BinaryIO, work: Work, limits: LineLimits) -> Checked:
     found = Checked()
     names: set[bytes] = set()
     for number, line in lines_of(stream, limits.line_bytes):
-        found.total += 1
-        if found.total > limits.lines:
+        found.total += line != b""
+        if found.total > limits.lines or number > limits.lines * _LINES_WITH_BLANK:
             found.problems.append(
                 LineProblem(
                     "too_many_tasks",
@@ -60,7 +61,7 @@ def check_lines(stream: BinaryIO, work: Work, limits: LineLimits) -> Checked:
                 )
             )
             return found
-        problem = _problem(line, number, work, limits, names)
+        problem = _problem(line, number, work, limits, names) if line != b"" else None
         if problem is not None:
             found.problems.append(problem)
             if len(found.problems) >= MAX_PROBLEMS:
@@ -90,6 +91,6 @@ def next_task(
 ) -> tuple[int, Task | LineProblem] | None:
     """The next line that is not done, None at the end. A problem: only an older version took such lines. Blocking."""
     for number, line in lines:
-        if line is not None and not journal.has(number):
+        if line and not journal.has(number):
             return number, work.read(line)
     return None

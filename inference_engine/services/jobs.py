@@ -379,7 +379,7 @@ class JobService:
             work = self._works[job.endpoint]
             with suppress(NotFound), closing(self._lines(job)) as numbered:
                 for number, line in numbered:
-                    if line is not None and not journal.has(number):
+                    if line and not journal.has(number):
                         task = work.read(line)
                         if isinstance(task, Task):
                             yield work.unfinished(task, ending)

@@ -101,6 +101,47 @@ def test_an_agent_loop(client: openai.OpenAI) -> None:
     assert second.choices[0].finish_reason == "stop"
 
 
+TOOL: Any = {"type": "function", **WEATHER["function"]}
+
+
+def outputs(response: Any) -> list[Any]:
+    skies = iter(("sun", "rain"))
+    return [
+        {"type": "function_call_output", "call_id": item.call_id, "output": next(skies)}
+        for item in response.output
+        if item.type == "function_call"
+    ]
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_an_agent_loop_over_responses(client: openai.OpenAI, chained: bool) -> None:
+    first = client.responses.create(model="actor", input=ASK, tools=[TOOL], reasoning={"effort": "low"}, store=chained)
+    assert [item.type for item in first.output] == ["reasoning", "function_call", "function_call"]
+    assert [json.loads(item.arguments) for item in first.output if item.type == "function_call"] == CITIES
+    again: Any = outputs(first) if chained else [*ASK, *first.output, *outputs(first)]
+    second = client.responses.create(
+        model="actor",
+        input=again,
+        tools=[TOOL],
+        previous_response_id=first.id if chained else None,
+    )
+    assert second.output_text == "The tools say: sun and rain"
+
+
+async def test_streamed_responses_with_tools(async_client: openai.AsyncOpenAI) -> None:
+    tool = openai.pydantic_function_tool(weather)["function"]
+    async with async_client.responses.stream(
+        model="actor",
+        input=ASK,
+        tools=[{"type": "function", **tool}],  # type: ignore[typeddict-item]
+    ) as stream:
+        arguments = [json.loads(e.arguments) async for e in stream if e.type == "response.function_call_arguments.done"]
+        final = await stream.get_final_response()
+    assert arguments == CITIES
+    done = await async_client.responses.create(model="actor", input=outputs(final), previous_response_id=final.id)
+    assert done.output_text == "The tools say: sun and rain"
+
+
 def test_the_stream_helper_puts_tool_calls_together(client: openai.OpenAI) -> None:
     tool = openai.pydantic_function_tool(weather)
     done = []

@@ -33,6 +33,7 @@ from inference_engine.services.access import AccessService
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
+from inference_engine.services.reuse import ReuseService
 from inference_engine.testing import (
     ECHO_SIGNATURE,
     FakeExecutor,
@@ -89,7 +90,10 @@ class World:
     (its files are refused).
     """
 
-    def __init__(self, settings: Settings | None = None, console_dist: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, console_dist: Path | None = None, *, cache: bool = False
+    ) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None  # of the thread it listens in
         self.settings = settings or Settings()
         self.exposition: Callable[[], tuple[bytes, str]] = lambda: (b"# metrics\n", "text/plain; version=0.0.4")
         self.system: Callable[[], Any] = lambda: {"version": VERSION}
@@ -113,7 +117,8 @@ class World:
         self.routes = FakeRoutes()
         self.telemetry = RecordingTelemetry()
         self.models = ModelService(self.repository, self.executors, self.routes, self.telemetry, time.monotonic)
-        self.inference = InferenceService(self.models, self.telemetry, time.monotonic)
+        reuse = ReuseService(self.telemetry, time.monotonic, enabled=cache, max_bytes=1 << 20)
+        self.inference = InferenceService(self.models, self.telemetry, time.monotonic, reuse)
         self.health = HealthService(self.models)
         self.folder = Path(tempfile.gettempdir()) / f"inference-engine-test-{token_hex(8)}"
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
@@ -180,6 +185,7 @@ def listening(world: World) -> Iterator[str]:
     started = threading.Event()
 
     async def run() -> None:
+        world.loop = asyncio.get_running_loop()
         await world.open()
         started.set()
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from inference_engine.adapters.http.anthropic.wire import BLOCKS, MessagesRequest
 from inference_engine.adapters.http.openai.batch_lines import Line
 from inference_engine.adapters.http.openai.batches import BATCHED, BatchRequest
 from inference_engine.adapters.http.openai.files import PURPOSES
@@ -19,7 +20,7 @@ from inference_engine.adapters.http.openai.wire_audio import TranscriptionForm
 from inference_engine.adapters.http.openai.wire_texts import EmbeddingRequest, RerankRequest, TokenizeRequest
 from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
-from inference_engine.infra.telemetry import PrometheusTelemetry
+from inference_engine.infra.telemetry import RUNTIME_GAUGES, PrometheusTelemetry
 from inference_engine.testing import FakeExecutor, manifest
 from tests.http.support import World
 
@@ -64,6 +65,12 @@ def test_every_field_is_in_the_manual() -> None:
         assert re.search(rf"`{field}(\[\])?`", page), f"openai.md does not mention {field}"
 
 
+def test_every_field_of_anthropics_is_in_the_manual() -> None:
+    page = (API / "anthropic.md").read_text()
+    for word in {*MessagesRequest.__struct_fields__, *BLOCKS} - {"model"}:
+        assert f"`{word}`" in page, f"anthropic.md does not mention {word}"
+
+
 def test_every_field_of_a_response_is_in_the_manual() -> None:
     page = (API / "openai-stateful.md").read_text()
     for field in {*ResponseRequest.__struct_fields__, *Line.__struct_fields__, *BatchRequest.__struct_fields__}:
@@ -92,3 +99,5 @@ def test_every_metric_is_in_the_manual() -> None:
     assert len(names) > 10
     for name in names:
         assert f"`{name}`" in page or name == "inference_engine_server_info", f"admin.md does not mention {name}"
+    for name in RUNTIME_GAUGES:
+        assert f"`inference_engine_{name}`" in page, f"admin.md does not mention {name}"

@@ -256,6 +256,7 @@ def test_other_endpoints(client: openai.OpenAI, endpoint: str, body: dict[str, A
     [
         (b"", "empty_file", None),
         (b"\n\n\n", "empty_file", None),
+        (b"\n" * 200_000, "too_many_tasks", 101),
         (jsonl(line("a")) + b"{broken\n", "invalid_json_line", 2),
         (bytes(range(256)) * 40, "invalid_json_line", 1),
         (b"\x89PNG\r\n\x1a\n" + bytes(5000), "invalid_json_line", 1),

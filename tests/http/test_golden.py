@@ -29,7 +29,8 @@ _HEADERS = (
     "x-model-adapter",
 )
 _VOLATILE = [
-    (re.compile(r"(chatcmpl|cmpl|rerank)-[0-9a-f]{24}"), r"\1-<id>"),
+    (re.compile(r"(chatcmpl-|cmpl-|rerank-|msg_)[0-9a-f]{24}\b"), r"\1<id>"),
+    (re.compile(r'"request_id": ?"[^"]+"'), '"request_id":"<id>"'),
     (re.compile(r"(resp|msg|fc|rs)_[0-9a-f]{32}"), r"\1_<id>"),
     (re.compile(r'"(created_at|completed_at)": ?[0-9]{10}'), r'"\1":"<time>"'),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),
@@ -62,7 +63,7 @@ async def test_golden(file: Path) -> None:
 
 
 def test_every_dialect_has_golden_files() -> None:
-    assert {file.parent.name for file in FILES} == {"openai", "v2", "admin"}
+    assert {file.parent.name for file in FILES} == {"anthropic", "openai", "v2", "admin"}
 
 
 def write() -> None:

@@ -143,7 +143,8 @@ async def test_bounds_that_make_no_sense(http: httpx.AsyncClient, fields: dict[s
 
 
 async def test_the_priority_reaches_the_waiting_line(http: httpx.AsyncClient) -> None:
-    assert (await chat(http, priority=-3)).status_code == 200
+    assert (await chat(http, priority=3)).status_code == 200
+    assert (await chat(http, priority=-3)).json()["error"]["param"] == "priority"
     assert (await chat(http, priority="high")).json()["error"]["param"] == "priority"
 
 

@@ -242,6 +242,7 @@ class Person(pydantic.BaseModel):
     age: int
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the client's own, as it writes `parsed` back
 def test_parse(client: openai.OpenAI, world: World) -> None:
     world.chatty.words = ['{"name": "Ada",', ' "age": 36}']
     answer = client.responses.parse(model="chatty", input="Who?", text_format=Person)

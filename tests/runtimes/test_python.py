@@ -179,6 +179,8 @@ def test_length_and_stop_are_enforced_and_cuts_continue(
     request = chat("one two three four", **sampling)
     whole = answer(runtime, request)
     assert (whole.text, whole.done.reason, whole.done.usage.completion_tokens) == (text, reason, count)
+    stop = request.sampling.stop
+    assert whole.done.stop == (stop[0] if stop and stop[0] in "one two three four " else None)
     for cut in range(len(whole.texts) + 1):
         rest = answer(runtime, request, delivered_of(whole.texts[:cut]))
         assert (rest.texts, rest.done) == (whole.texts[cut:], whole.done)

@@ -146,7 +146,7 @@ def test_stop_strings_end_the_text_but_not_thoughts_or_arguments() -> None:
         assert read(form, pieces).result == ("END", "Say", [("get_weather", '{"city": "END"}')])
     for pieces in (["one St", "op"], list("one Stop"), ["one ", "S", "t"]):
         reading = read(form, pieces)
-        assert (reading.text, reading.reader.stopped) == ("one ", True)
+        assert (reading.text, reading.reader.stopped, reading.reader.stop) == ("one ", True, "St")
         assert reading.reader.reason("length") == "stop"
     assert read(form, ["one S", "o"]).text == "one So"
     for pieces in ([text], list(text)):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference_engine.adapters.http import admin, openai, v2
+from inference_engine.adapters.http import admin, anthropic, openai, v2
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.console import CONSOLE_DIST, Console
 from inference_engine.adapters.http.cool import Cool
@@ -42,8 +42,9 @@ def create_app(
     calls = Calls(clock, settings.request_timeout_s)
     dialects = (
         openai.dialect(models, inference, calls, settings.default_model, version, stateful),
+        anthropic.dialect(models, inference, calls, settings.default_model),
         v2.dialect(models, inference, health, calls, version),
-        admin.dialect(models, system),
+        admin.dialect(models, inference.reuse, system),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),
     )
     edge = Edge(

@@ -34,14 +34,15 @@ class Span:
 class Scanner:
     """Feed it text; take `spans` and empty the list. `held` is text of which it is not known yet what it is.
 
-    `stopped`: a stop string was met, nothing is read any more. What does not fit the notation of a call is dropped up
-    to where it breaks it, and read as text from there on; a grammar keeps that from happening.
+    `stopped`: a stop string was met (`stop`), nothing is read any more. What does not fit the notation of a call is
+    dropped up to where it breaks it, and read as text from there on; a grammar keeps that from happening.
     """
 
     def __init__(self, form: AnswerForm) -> None:
         self.spans: list[Span] = []
         self.held = ""
         self.stopped = False
+        self.stop: str | None = None
         self.begun = 0
         self.completed = 0
         self._form = form
@@ -131,7 +132,9 @@ class Scanner:
         certain = len(self._rest) - kept if opener is None else opener[0]
         stop = _first(self._rest[:certain], self._form.stop)  # what may be a marker is no visible text yet
         if stop is not None:
-            self._emit("text", self._cut(stop[0]))
+            start, end = stop
+            self.stop = self._rest[start:end]
+            self._emit("text", self._cut(start))
             self.stopped = True
             return True
         if opener is None:

@@ -134,7 +134,8 @@ class Stream:
         plan = self._plan
         prompt = total - plan.delivered
         thought = plan.reasoning_tokens + self._reader.reasoning_tokens
-        return Done(reason, Usage(prompt, predicted + plan.delivered, min(cached, prompt), thought))
+        usage = Usage(prompt, predicted + plan.delivered, min(cached, prompt), thought)
+        return Done(reason, usage, stop=self._reader.stop)
 
     def _blame(self, error: EngineError) -> EngineError:
         if isinstance(error, ContextLengthExceeded):
