@@ -140,7 +140,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             adapters=self._adapters.names,
             media=self._media.kinds if self._media else (),
             closing_s=SAVE_S if self._kept else 0.0,
-            details=_details(head, properties, params.cpuparams.n_threads),
+            details=_details(head, properties, params.cpuparams.n_threads) | _style_details(self._style),
         )
 
     def _load_texts(
@@ -359,6 +359,13 @@ def _free_bytes() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def _style_details(style: ChatStyle | None) -> dict[str, Any]:
+    if style is None:
+        return {}
+    calls = style.syntax.name if style.renders_tools else f"{style.syntax.name}, described by the server"
+    return {"tool_calls": calls, "reasoning": style.thought is not None}
 
 
 def _details(head: GgufHead, properties: dict[str, Any], threads: int) -> dict[str, Any]:
