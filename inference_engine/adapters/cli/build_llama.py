@@ -32,8 +32,7 @@ def build_llama(session: Session, config: str | None, remove: bool, source: str 
         )
         return
     status = native.build(_Bar(quiet=session.quiet or session.json), source=source, jobs=jobs)
-    gains = f"reading x {status.prefill_gain:g}, writing x {status.decode_gain:g} on the built-in model"
-    _say(session, status, f"built {status.version} in {status.folder}: same answers; {gains}")
+    _say(session, status, f"built {status.version} in {status.folder}; its answers are the same, and it is used now")
 
 
 def _say(session: Session, value: object, text: str) -> None:
