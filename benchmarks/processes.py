@@ -177,6 +177,7 @@ def engine_starting(folder: Path, models: Path | None, core_ids: Collection[int]
     """The same, not waited for."""
     port = free_port()
     command = [sys.executable, "-m", "inference_engine", "serve", "--host", HOST, "--port", str(port)]
+    command += ["--no-cache"]  # equal requests are asked again and again here, and each is to be computed
     if models is not None:
         command += ["--models", str(models), "--no-builtin-models"]
     state = {"INFERENCE_ENGINE_STATE_DIR": str(folder / "state")}
@@ -188,6 +189,17 @@ def bare_app(folder: Path, core_ids: Collection[int] = (), *sessions: Path) -> I
     """The bare Starlette peer, ready. `sessions` are ONNX files it serves under their names."""
     with bare_app_starting(folder, core_ids, *sessions) as server:
         server.wait("/health/live")
+        yield server
+
+
+@contextlib.contextmanager
+def llama_http(folder: Path, file: Path, slots: int, context: int, threads: int) -> Iterator[HttpProcess]:
+    """xllamacpp's own HTTP server with the model `llm`, ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.llama_http", str(file)]
+    command += [str(number) for number in (port, slots, context, threads)]
+    with HttpProcess(command, folder / "llama_http.log", port) as server:
+        server.wait("/health")
         yield server
 
 

@@ -68,7 +68,10 @@ class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a model is run. Times are seconds unless the name says otherwise."""
+    """How a model is run. Times are seconds unless the name says otherwise.
+
+    `cache` None keeps answers that would be the same again, but no predictions; true keeps these too, false nothing.
+    """
 
     executor: ExecutorKind = "runner"
     instances: int = 1
@@ -82,6 +85,28 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preload: bool = False
     pin: bool = False
     memory_limit_mb: int | None = None
+    cache: bool | None = None
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message that a conversation starts with."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every chat with the model starts from.
+
+    `system` is for chats that bring no system message, `messages` come before the client's own. `stop` strings and
+    `max_tokens` are for requests that set none, `adapter` answers where the target names none.
+    """
+
+    system: str = ""
+    messages: tuple[Turn, ...] = ()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    adapter: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +122,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pipeline: PipelineSpec = PipelineSpec()
     execution: Execution = Execution()
     options: dict[str, Any] = {}
+    conversation: Conversation = Conversation()
     tags: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     licence: str = ""

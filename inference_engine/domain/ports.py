@@ -10,7 +10,7 @@ import msgspec
 
 from inference_engine.domain.model import Manifest, ModelRef, Signature
 from inference_engine.domain.requests import Generate, Kind
-from inference_engine.domain.results import Delivered, Delta
+from inference_engine.domain.results import CacheOutcome, Delivered, Delta
 from inference_engine.domain.tensors import Tensors
 
 Media = Literal["image", "audio"]
@@ -236,3 +236,6 @@ class Telemetry(Protocol):
     def tokens(self, ref: ModelRef, prompt: int, completion: int, seconds: float) -> None: ...
 
     def restart(self, ref: ModelRef) -> None: ...
+
+    def reused(self, ref: ModelRef, outcome: CacheOutcome) -> None:
+        """A request whose answer may be used again was answered."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from inference_engine.domain.model import ModelRef
 from inference_engine.domain.requests import Kind
+from inference_engine.domain.results import CacheOutcome
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -78,6 +79,15 @@ class ModelReading(Protocol):
     def gauges(self) -> Mapping[str, float]: ...
 
 
+class CacheReading(Protocol):
+    """What a scrape wants to know of the answers that are kept."""
+
+    @property
+    def entries(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
 class Histogram:
     """Counts per bucket; the last bucket has no upper bound."""
 
@@ -96,9 +106,10 @@ class Histogram:
 class _ModelCounts:
     """Everything that is counted of one model."""
 
-    __slots__ = ("counters", "histograms", "outcomes", "requests")
+    __slots__ = ("counters", "histograms", "outcomes", "requests", "reused")
 
     def __init__(self) -> None:
+        self.reused: defaultdict[CacheOutcome, int] = defaultdict(int)
         self.outcomes: defaultdict[tuple[Kind, str], int] = defaultdict(int)
         self.requests: defaultdict[Kind, Histogram] = defaultdict(lambda: Histogram(_SECONDS))
         self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
@@ -112,7 +123,12 @@ class PrometheusTelemetry:
         self._version = version
         self._models: defaultdict[ModelRef, _ModelCounts] = defaultdict(_ModelCounts)
         self._readings: Callable[[], Iterable[ModelReading]] = tuple
+        self._cache: Callable[[], CacheReading] | None = None
         self._registry: CollectorRegistry | None = None
+
+    def watch_cache(self, reading: Callable[[], CacheReading]) -> None:
+        """Ask `reading` for the size of the cache at each scrape."""
+        self._cache = reading
 
     def watch(self, readings: Callable[[], Iterable[ModelReading]]) -> None:
         """Ask `readings` for the state of the models at each scrape."""
@@ -146,6 +162,9 @@ class PrometheusTelemetry:
     def restart(self, ref: ModelRef) -> None:
         self._models[ref].counters["runner_restarts"] += 1
 
+    def reused(self, ref: ModelRef, outcome: CacheOutcome) -> None:
+        self._models[ref].reused[outcome] += 1
+
     # -- telling -------------------------------------------------------------------------------------------------
 
     def exposition(self) -> tuple[bytes, str]:
@@ -172,6 +191,7 @@ class PrometheusTelemetry:
         yield from self._request_metrics()
         yield from self._histogram_metrics()
         yield from self._counter_metrics()
+        yield from self._cache_metrics()
         yield from self._gauge_metrics()
 
     def _request_metrics(self) -> Iterator[Metric]:
@@ -210,6 +230,24 @@ class PrometheusTelemetry:
             for ref, counts in self._models.items():
                 family.add_metric((ref.name, ref.version), counts.counters[name])
             yield family
+
+    def _cache_metrics(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        reused = CounterMetricFamily(
+            _PREFIX + "cache_requests",
+            "Requests whose answers may be used again, by outcome",
+            labels=("model", "version", "outcome"),
+        )
+        for ref, counts in self._models.items():
+            for outcome, count in counts.reused.items():
+                reused.add_metric((ref.name, ref.version, outcome), count)
+        yield reused
+        kept = self._cache() if self._cache else None
+        yield GaugeMetricFamily(_PREFIX + "cache_entries", "Answers that are kept", kept.entries if kept else 0)
+        yield GaugeMetricFamily(
+            _PREFIX + "cache_bytes", "Bytes of the answers that are kept", kept.bytes if kept else 0
+        )
 
     def _gauge_metrics(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily

@@ -27,6 +27,11 @@ SETTING_HELP: dict[str, str] = {
     "models": "Folder of models; may be given several times, the first wins.",
     "builtin_models": "Serve the models that come with the engine.",
     "default_model": "Model that answers requests that name none.",
+    "model_changes": "Let clients pull, create, copy and delete models.",
+    "ollama_registry": "Registry that models are pulled from.",
+    "hf_endpoint": "Hugging Face Hub, or a mirror of it.",
+    "hf_token": "Token for the Hugging Face Hub. Others can see it in the process list.",
+    "pull_origins": "Further registry that may be pulled from; may be given several times.",
     "state_dir": "Folder for what the server remembers.",
     "api_keys": "Key that clients must send; may be given several times. Others can see it in the process list.",
     "api_keys_file": "File with one key on each line.",
@@ -36,7 +41,16 @@ SETTING_HELP: dict[str, str] = {
     "api_docs": "Serve the API reference.",
     "max_body_mb": "Largest request body in megabytes.",
     "request_timeout_s": "Longest time for one request in seconds.",
+    "file_max_mb": "Largest uploaded file in megabytes.",
+    "files_total_mb": "Room for all files of a tenant in megabytes.",
+    "batch_max_lines": "Most lines of one batch.",
+    "batch_concurrency": "Lines of batches that are answered at once.",
+    "responses_keep_h": "How long a stored response is kept after its last use, in hours.",
+    "responses_total_mb": "Room for all stored responses of a tenant in megabytes.",
     "drain_s": "Time for running requests to end at shutdown, in seconds.",
+    "cache": "Compute equal requests once, and keep answers that would be the same again.",
+    "cache_mb": "Memory for answers that are kept, in megabytes; 0 keeps none.",
+    "cache_ttl_s": "How long an answer is kept, in seconds.",
     "log_level": "debug, info, warning, error or critical.",
     "log_format": "json, console, or auto (console in a terminal).",
     "access_log": "Log every request.",
@@ -91,7 +105,9 @@ def _setting_option(field: str) -> Callable[[Any], Any]:
     flag, text = flag_name(field), SETTING_HELP[field]
     if kind == "bool":
         return click.option(f"{flag}/{flag.replace('--', '--no-', 1)}", field, default=None, help=text)
-    metavar = "TEXT" if "str" in kind or "Key" in kind or "Origin" in kind or "Log" in kind else "NUMBER"
+    metavar = (
+        "TEXT" if "str" in kind or "Key" in kind or "Origin" in kind or "Base" in kind or "Log" in kind else "NUMBER"
+    )
     metavar = "PATH" if "Path" in kind else metavar
     return click.option(flag, field, metavar=metavar, multiple=kind.startswith("tuple"), help=text)
 

@@ -1,6 +1,7 @@
 """Loads a GGUF model into llama.cpp (xllamacpp) and answers chats and completions; the map of this folder.
 
-load: `gguf_file` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
+load: `infra/formats/gguf.py` checks the file, `options` decides sizes, the Server is started with a private socket
+(`http_side`).
 generate: `prompts` renders the prompt, `infra/text` binds and reads the answer, `generation` builds the request,
 `stream` turns its chunks (`chunks`) into deltas.
 beside these: `embedding` (vectors and rankings), `adapters` (LoRA), `media` (images), `speculation` (guessing ahead),
@@ -36,6 +37,7 @@ from inference_engine.domain.requests import Chat, Complete, Generate, Transcrib
 from inference_engine.domain.results import Delivered, Done, Usage
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Tensors
+from inference_engine.infra.formats.gguf import GgufHead, read_head
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.llama_cpp import embedding
 from inference_engine.infra.runtimes.llama_cpp import options as sizes
@@ -46,7 +48,6 @@ from inference_engine.infra.runtimes.llama_cpp.generation import (
     delivered_ids,
     prompt_field,
 )
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
 from inference_engine.infra.runtimes.llama_cpp.kept_cache import SAVE_S, KeptCache, open_kept_cache
 from inference_engine.infra.runtimes.llama_cpp.media import MediaDesk, as_chunk, load_projector, media_body
@@ -218,6 +219,11 @@ class LlamaCppRuntime(RuntimeDefaults):
     def size(self) -> int:
         """How many tokens the vocabulary has."""
         return self._vocabulary
+
+    @property
+    def context(self) -> int:
+        """The most tokens one generation may use."""
+        return self._context
 
     def tokenize(self, request: Generate) -> tuple[int, ...]:
         if isinstance(request, Transcribe):
