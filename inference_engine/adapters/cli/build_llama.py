@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -23,6 +24,7 @@ def build_llama(session: Session, config: str | None, remove: bool, source: str 
     Takes about 7 minutes on two processors and needs cmake and a C++ compiler. The build is used by models that are
     loaded from then on, after its answers were found to be those of the published library.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the compilers are ended, too
     settings, _ = session.settings({"config": config})
     native = session.composition.native_build(settings)
     if remove:
