@@ -185,7 +185,7 @@ class FakeNative:
             raise self.fail
         for share in (0.0, 0.01, 0.5, 0.51, 1.0):
             progress("compiling", share)
-        self.current = NativeStatus("active", "/state/native", "1.0", prefill_gain=1.5, decode_gain=1.2)
+        self.current = NativeStatus("active", "/state/native", "1.0")
         return self.current
 
     def remove(self) -> bool:

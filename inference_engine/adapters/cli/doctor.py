@@ -171,8 +171,8 @@ def _state_dir(folder: Path) -> Check:
 def _native(status: NativeStatus) -> Check:
     """Which llama.cpp language models use, and what another would bring."""
     if status.state == "active":
-        gains = f"reading x {status.prefill_gain:g}, writing x {status.decode_gain:g} on the built-in model"
-        return Check("llama.cpp", "ok", f"{status.version} built for this processor is in use; measured: {gains}")
+        used = f", with {', '.join(status.features)}" if status.features else ""
+        return Check("llama.cpp", "ok", f"{status.version} built for this processor is in use{used}")
     unused = ", ".join(status.features)
     if status.state == "stale":
         detail = f"the published build is in use; the one in {status.folder} is not: {status.reason}"
