@@ -1,7 +1,7 @@
 """Models stored in folders: finds them, adopts what has no manifest, checks digests. Knows files, loads no model.
 
-A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf` or `.onnx` file is adopted where it is:
-in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
+A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf`, `.onnx` or `.skops` file, or an XGBoost
+(`.ubj`, `.json`) or LightGBM (`.txt`) file that its first bytes show to be one, is adopted where it is: in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
 """
 
 from __future__ import annotations
@@ -18,9 +18,23 @@ from inference_engine.domain.ports import BrokenModel, StoredModel
 from inference_engine.domain.routing import version_key
 from inference_engine.infra.manifest_files import MANIFEST_NAME, artifact_file, read_manifest
 
-_ADOPTED = {".gguf": ("llama_cpp", "text-generation"), ".onnx": ("onnx", "")}
+_ADOPTED = {
+    ".gguf": ("llama_cpp", "text-generation"),
+    ".onnx": ("onnx", ""),
+    ".skops": ("sklearn", ""),
+    ".ubj": ("xgboost", ""),
+    ".json": ("xgboost", ""),
+    ".txt": ("lightgbm", ""),
+}
+_SHOWN: dict[str, Callable[[bytes], bool]] = {
+    ".ubj": lambda head: head.startswith(b"{") and b"learner" in head[:32],
+    ".json": lambda head: head.startswith(b"{") and b'"learner"' in head[:200],
+    ".txt": lambda head: head.startswith(b"tree\nversion="),
+}
+"""For endings that others use too: whether a file's first bytes show a model."""
+_HEAD_BYTES = 256
 _FOREIGN = frozenset(
-    (".safetensors", ".pt", ".pth", ".pt2", ".keras", ".h5", ".tflite", ".skops", ".pkl", ".joblib", ".mlmodel")
+    (".safetensors", ".pt", ".pth", ".pt2", ".keras", ".h5", ".tflite", ".pkl", ".joblib", ".mlmodel")
 )
 _FOREIGN_NAMES = frozenset(("saved_model.pb", "pytorch_model.bin", "openvino_model.xml"))
 _GGUF_HEAD_BYTES = 4096
@@ -198,9 +212,22 @@ def _candidates(files: list[Path]) -> list[Path]:
     found = []
     for file in files:
         shard = _SHARD.fullmatch(file.name)
-        if file.suffix.lower() in _ADOPTED and not _is_projector(file) and (shard is None or int(shard["index"]) == 1):
+        first = shard is None or int(shard["index"]) == 1
+        if file.suffix.lower() in _ADOPTED and first and not _is_projector(file) and _is_shown(file):
             found.append(file)
     return found
+
+
+def _is_shown(file: Path) -> bool:
+    """Whether a file is what its ending says, where the ending alone does not say it."""
+    check = _SHOWN.get(file.suffix.lower())
+    if check is None:
+        return True
+    try:
+        with file.open("rb") as opened:
+            return check(opened.read(_HEAD_BYTES))
+    except OSError:  # what cannot be read is no model that could be adopted
+        return False
 
 
 def _is_projector(file: Path) -> bool:
