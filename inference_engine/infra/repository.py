@@ -1,7 +1,8 @@
 """Models stored in folders: finds them, adopts what has no manifest, checks digests. Knows files, loads no model.
 
 A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf`, `.onnx` or `.skops` file, or an XGBoost
-(`.ubj`, `.json`) or LightGBM (`.txt`) file that its first bytes show to be one, is adopted where it is: in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
+(`.ubj`, `.json`) or LightGBM (`.txt`) file that its first bytes show to be one, is adopted where it is: in the
+version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ _SHOWN: dict[str, Callable[[bytes], bool]] = {
 }
 """For endings that others use too: whether a file's first bytes show a model."""
 _HEAD_BYTES = 256
-_FOREIGN = frozenset(
-    (".safetensors", ".pt", ".pth", ".pt2", ".keras", ".h5", ".tflite", ".pkl", ".joblib", ".mlmodel")
-)
+_FOREIGN = frozenset((".safetensors", ".pt", ".pth", ".pt2", ".keras", ".h5", ".tflite", ".pkl", ".joblib", ".mlmodel"))
 _FOREIGN_NAMES = frozenset(("saved_model.pb", "pytorch_model.bin", "openvino_model.xml"))
 _GGUF_HEAD_BYTES = 4096
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)

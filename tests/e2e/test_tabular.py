@@ -1,4 +1,4 @@
-"""Tabular models, models with requirements and a runtime of another package, through a live server with tritonclient."""
+"""Tabular models, models with requirements and another package's runtime, through a live server with tritonclient."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def wheel(folder: Path) -> str:
     with zipfile.ZipFile(folder / name, "w") as file:
         file.writestr("tiny_words.py", "FACTOR = 7\n")
         file.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-words\nVersion: 1.0\n")
-        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         file.writestr(f"{info}/RECORD", "")
     return name
 

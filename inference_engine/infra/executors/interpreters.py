@@ -74,7 +74,7 @@ class ModelInterpreters:
                 draft.rename(home)
         finally:
             await asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True)
-        if not home.is_dir():
+        if not await asyncio.to_thread(home.is_dir):
             raise ModelLoadFailed(f"{home} could not be made: is the state folder writable?", param=REQUIREMENTS)
         _log.info("requirements installed", model=ref, folder=str(home))
 
@@ -96,9 +96,7 @@ class ModelInterpreters:
                     _log.info("pip", model=ref, line=said[-1])
                 status = await process.wait()
         except TimeoutError:
-            raise ModelLoadFailed(
-                f"{file}: not installed after {self._limit_s:g} s", param=REQUIREMENTS
-            ) from None
+            raise ModelLoadFailed(f"{file}: not installed after {self._limit_s:g} s", param=REQUIREMENTS) from None
         finally:
             if process.returncode is None:
                 process.kill()

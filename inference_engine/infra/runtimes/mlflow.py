@@ -1,7 +1,7 @@
 """Runs MLflow model folders: hands a native file inside to its own runtime, and else loads the Python function.
 
-`artifact` is the folder's `MLmodel` file (or the folder). Flavours with a native file (onnx, xgboost, lightgbm, sklearn) need
-no mlflow; `python_function` alone does, runs the folder's code, and is loaded only where the operator trusts the folder.
+`artifact` is the folder's `MLmodel` file (or the folder). Flavours with a native file (onnx, xgboost, lightgbm,
+sklearn) need no mlflow. `python_function` needs it and runs the folder's code: only where the operator trusts the folder.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class MlflowRuntime(RuntimeDefaults):
         if "python_function" in flavours:
             return self._load_function(manifest, path, described, told)
         raise ModelLoadFailed(
-            f"{path}: none of its flavours can be run here: {', '.join(map(str, flavours)) or 'it names none'}; log the "
-            f"model with one of {', '.join(_NATIVE)}, python_function",
+            f"{path}: none of its flavours can be run here: {', '.join(map(str, flavours)) or 'it names none'}; log "
+            f"the model with one of {', '.join(_NATIVE)}, python_function",
             param="artifact",
         )
 
@@ -191,5 +191,3 @@ def _spec(column: Mapping[str, Any], alone: str) -> TensorSpec:
         dtype = "bytes" if np.dtype(told["dtype"]).kind in "OSU" else np.dtype(told["dtype"]).name
         return TensorSpec(name, dtype, tuple(told["shape"]))
     return TensorSpec(name, _COLUMN_TYPES[column["type"]], (-1,))
-
-

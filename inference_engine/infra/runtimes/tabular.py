@@ -24,11 +24,9 @@ def rows_input(features: int, dtype: str) -> tuple[TensorSpec, ...]:
     return (TensorSpec(INPUT, dtype, (-1, features)),)
 
 
-def outgoing(array: Any) -> Array:
+def outgoing(found: Any) -> Array:
     """A library's output as the engine's: texts as bytes, sparse matrices dense, no views of Python objects."""
-    if hasattr(array, "toarray"):
-        array = array.toarray()
-    array = np.asarray(array)
+    array: Array = np.asarray(found.toarray() if hasattr(found, "toarray") else found)
     if array.dtype.kind in "OSU":
         flat = [item if isinstance(item, bytes) else str(item).encode() for item in array.ravel()]
         made = np.empty(len(flat), dtype=object)

@@ -91,8 +91,8 @@ def _check_types(names: Sequence[str], where: str = "without the operator's word
     for name in names:
         if not _is_harmless(name):
             raise InvalidManifest(
-                f"options.trusted_types: {name!r} is not a class of {', '.join(sorted(_KNOWN_PACKAGES))}, so a manifest "
-                f"cannot trust it {where}: add the file's digest to the setting trusted_digests",
+                f"options.trusted_types: {name!r} is not a class of {', '.join(sorted(_KNOWN_PACKAGES))}, so a "
+                f"manifest cannot trust it {where}: add the file's digest to the setting trusted_digests",
                 param="options.trusted_types",
             )
 
