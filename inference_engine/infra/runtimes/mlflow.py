@@ -1,12 +1,13 @@
 """Runs MLflow model folders: hands a native file inside to its own runtime, and else loads the Python function.
 
 `artifact` is the folder's `MLmodel` file (or the folder). Flavours with a native file (onnx, xgboost, lightgbm,
-sklearn) need no mlflow. `python_function` needs it and runs the folder's code: only where the operator trusts the folder.
+sklearn) need no mlflow. `python_function` needs it and runs the code of the folder: that takes the operator's trust.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,6 +50,7 @@ class MlflowRuntime(RuntimeDefaults):
         self._native: Runtime | None = None
         self._function: Any = None
         self._inputs: tuple[TensorSpec, ...] = ()
+        self._output = PREDICTION
         self._table = False
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -63,6 +65,7 @@ class MlflowRuntime(RuntimeDefaults):
         told = {"mlflow": str(described.get("mlflow_version", "unknown"))}
         for name, key in _NATIVE.items():
             if isinstance(found := flavours.get(name), dict) and isinstance(file := found.get(key), str):
+                manifest = _with_types(manifest, found) if name == "sklearn" else manifest
                 return self._load_native(manifest, folder, name, str(home / file), told)
         if "python_function" in flavours:
             return self._load_function(manifest, path, described, told)
@@ -96,6 +99,9 @@ class MlflowRuntime(RuntimeDefaults):
                 f"{path} has no signature: log the model with one, or declare it in model.yaml", param="signature"
             )
         self._inputs = signature.inputs
+        if len(signature.outputs) == 1:
+            self._output = signature.outputs[0].name
+        sys.dont_write_bytecode = True  # the folder's digest shall be the same at the next load
         try:
             self._function = pyfunc.load_model(str(path.parent))
         except Exception as error:  # the folder's own code
@@ -111,7 +117,7 @@ class MlflowRuntime(RuntimeDefaults):
             found = self._function.predict(self._rows(batch))
         except Exception as error:  # the folder's own code
             raise InferenceFailed(f"the MLflow function failed: {type(error).__name__}: {error}") from error
-        return _named(found)
+        return _named(found, self._output)
 
     def _rows(self, batch: Tensors) -> Any:
         given = {spec.name: _given(spec, batch[spec.name]) for spec in self._inputs}
@@ -130,17 +136,25 @@ class MlflowRuntime(RuntimeDefaults):
         self._native = self._function = None
 
 
+def _with_types(manifest: Manifest, flavour: Mapping[str, Any]) -> Manifest:
+    """The types that MLflow recorded for a skops file, unless `options` names its own. They are checked like those."""
+    types = flavour.get("skops_trusted_types")
+    if not isinstance(types, list) or "trusted_types" in manifest.options:
+        return manifest
+    return msgspec.structs.replace(manifest, options={**manifest.options, "trusted_types": types})
+
+
 def _given(spec: TensorSpec, array: Array) -> Array:
     return text(spec.name, array) if spec.dtype == "bytes" else array
 
 
-def _named(found: Any) -> dict[str, Array]:
-    """A DataFrame's columns, a dict's items, or one output."""
+def _named(found: Any, alone: str) -> dict[str, Array]:
+    """A DataFrame's columns, a dict's items, or one output called `alone`."""
     if hasattr(found, "columns"):
         return {str(name): outgoing(found[name].to_numpy()) for name in found.columns}
     if isinstance(found, dict):
         return {str(name): outgoing(value) for name, value in found.items()}
-    return {PREDICTION: outgoing(found.to_numpy() if hasattr(found, "to_numpy") else found)}
+    return {alone: outgoing(found.to_numpy() if hasattr(found, "to_numpy") else found)}
 
 
 def _read(path: Path) -> dict[str, Any]:

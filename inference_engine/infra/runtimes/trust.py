@@ -2,7 +2,8 @@
 
 A pickle is a program: whoever reads it runs it. It is read only where the operator has listed the digest of exactly
 these bytes in the setting `trusted_digests`; a model's folder cannot say so of itself. The server tells its runners
-through their environment, and the bytes that were hashed are the bytes that are read.
+through their environment. Of a single file, the bytes that were hashed are the bytes that are read; of a folder, the
+files are read again by its library, so nobody else may be able to write there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def tree_digest(folder: Path) -> str:
         ModelLoadFailed: a file in it is a link that leads out of the folder, so that its content could change.
     """
     home, whole = folder.resolve(), hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         if not file.resolve().is_relative_to(home):
             raise ModelLoadFailed(f"{file} is a link out of its folder: put the file itself there", param="artifact")
         whole.update(f"{digest_of(file.read_bytes())} {file.relative_to(folder).as_posix()}\n".encode())
