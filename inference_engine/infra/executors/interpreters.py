@@ -23,6 +23,7 @@ from secrets import token_hex
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import ModelLoadFailed
 from inference_engine.domain.ports import StoredModel
+from inference_engine.infra.executors.process import environment_without_secrets
 
 REQUIREMENTS = "requirements.txt"
 _FILE = re.compile(r"\.(whl|tar\.gz|zip|txt)$")
@@ -83,6 +84,7 @@ class ModelInterpreters:
         process = await asyncio.create_subprocess_exec(
             *(str(_python(home)), "-m", "pip", "install", *options, "--requirement", file.name),
             cwd=file.parent,
+            env=environment_without_secrets(),  # what is installed may run code of its own
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -430,9 +430,13 @@ def _end_error(ended: frames.Ended) -> Exception:
     return error if not isinstance(error, RequestCancelled) else InferenceFailed(error.message)
 
 
-def _environment(model: StoredModel) -> dict[str, str]:
+def environment_without_secrets() -> dict[str, str]:
     """The server's environment without anything that looks like a secret: a model has no use for it."""
-    kept = {name: value for name, value in os.environ.items() if not any(w in name.upper() for w in _SECRET_WORDS)}
+    return {name: value for name, value in os.environ.items() if not any(w in name.upper() for w in _SECRET_WORDS)}
+
+
+def _environment(model: StoredModel) -> dict[str, str]:
+    kept = environment_without_secrets()
     # Waiting threads of OpenMP spin only briefly: by default a busy neighbour slows a language model to a tenth, and
     # without any spinning one that is alone runs at half its speed.
     kept.setdefault("GOMP_SPINCOUNT", "5000")
