@@ -14,6 +14,9 @@ CACHE_DIR = "INFERENCE_ENGINE_CACHE_DIR"
 TRUSTED_DIGESTS = "INFERENCE_ENGINE_TRUSTED_DIGESTS"
 """Lists, separated by commas, the digests of files that the operator trusts to run code while they are read."""
 
+_ASK_FOR_TRUST = frozenset(("sklearn", "mlflow"))
+"""The runtimes that may read such a file; nobody else needs to know."""
+
 
 class RunnerEnvironment:
     """The variables for the runner of a model, beside those of the server."""
@@ -30,6 +33,8 @@ class RunnerEnvironment:
         self._native_llama = native_llama
 
     def __call__(self, manifest: Manifest) -> Mapping[str, str]:
-        told = {CACHE_DIR: str(self._cache), TRUSTED_DIGESTS: self._trusted}
+        told = {CACHE_DIR: str(self._cache)}
+        if manifest.runtime in _ASK_FOR_TRUST:
+            told[TRUSTED_DIGESTS] = self._trusted
         folder = self._native_llama() if manifest.runtime == "llama_cpp" else None
         return told if folder is None else told | {"PYTHONPATH": path_with(folder)}
