@@ -22,9 +22,7 @@ class Deadline:
         self._passed = False
         self._cancelled = False
         self._waiting: asyncio.Task[object] | None = None
-        self._timer = (
-            None if seconds is None else asyncio.get_running_loop().call_later(max(0.0, seconds), self._pass)
-        )
+        self._timer = None if seconds is None else asyncio.get_running_loop().call_later(max(0.0, seconds), self._pass)
 
     def close(self) -> None:
         """Drop the timer; from now on nothing is ended."""
