@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -184,10 +184,11 @@ class Executor(Protocol):
             ModelError: it cannot be loaded; nothing is left running.
         """
 
-    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Awaitable[BatchResult]:
         """Compute the `parts` as one batch of `sum(rows)` rows and split the outputs again.
 
-        Up to `batches_in_flight` calls may overlap. Raises what `Runtime.run` raises, or `RunnerLost`.
+        Up to `batches_in_flight` calls may overlap. What is returned is a future, which costs the caller no task, or a
+        coroutine. Cancelling it cancels the computation. Raises what `Runtime.run` raises, or `RunnerLost`.
         """
 
     def generate(self, request: Generate) -> AsyncGenerator[Delta]:

@@ -145,8 +145,9 @@ class Delivered(msgspec.Struct, frozen=True, array_like=True):
     """What of a generation has already reached the client, so that another runner can continue it.
 
     `text` is what the model wrote, markup included. `pieces` holds it in order; a piece is either token ids (exact) or
-    text where ids are unknown.
+    text where ids are unknown. `reasoning_tokens` of them were delivered as thoughts.
     """
 
     text: str = ""
     pieces: tuple[str | tuple[int, ...], ...] = ()
+    reasoning_tokens: int = 0

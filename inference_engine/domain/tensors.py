@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from inference_engine.domain.errors import InferenceFailed, InvalidTensor
-from inference_engine.domain.model import Signature
+from inference_engine.domain.model import Signature, TensorSpec
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -25,22 +25,42 @@ def dtype_name(array: Array) -> str:
     return "bytes" if array.dtype.kind in "OSU" else array.dtype.name
 
 
+class _Expected(NamedTuple):
+    """What one input must be. `tail` is the shape after a free first dimension where all of it is fixed, else None."""
+
+    spec: TensorSpec
+    dtype: np.dtype[Any] | None
+    tail: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> _Expected:
+        dtype = None if spec.dtype == "bytes" else np.dtype(spec.dtype)
+        tail = spec.shape[1:] if spec.shape[:1] == (ANY,) and ANY not in spec.shape[1:] else None
+        return cls(spec, dtype, tail)
+
+    def takes(self, array: Array) -> bool:
+        return array.dtype.kind in "OSU" if self.dtype is None else array.dtype == self.dtype
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        wanted = self.spec.shape
+        return len(shape) == len(wanted) and all(
+            size in (ANY, given) for size, given in zip(wanted, shape, strict=True)
+        )
+
+
+def _fits(wanted: int, given: int) -> bool:
+    return wanted in (ANY, given)
+
+
 class InputCheck:
     """Holds requests to one signature. Made once per loaded model, because it is on the way of every request."""
 
-    __slots__ = ("_batched", "_specs")
+    __slots__ = ("_batched", "_specs", "leaves_shapes_open")
 
     def __init__(self, signature: Signature) -> None:
         self._batched = signature.batched
-        self._specs = {
-            spec.name: (
-                spec,
-                None if spec.dtype == "bytes" else np.dtype(spec.dtype),
-                len(spec.shape),
-                [(axis, size) for axis, size in enumerate(spec.shape) if size != ANY],
-            )
-            for spec in signature.inputs
-        }
+        self.leaves_shapes_open = any(ANY in spec.shape[1:] for spec in signature.inputs)
+        self._specs = {spec.name: _Expected.of(spec) for spec in signature.inputs}
 
     def rows(self, tensors: Tensors) -> int:
         """The batch size of `tensors`, 1 for models without a batch dimension.
@@ -49,20 +69,23 @@ class InputCheck:
             InvalidTensor: a tensor is missing, unknown, of a wrong dtype or shape, or batch sizes differ; the error
                 names the tensor, what came and what is expected.
         """
-        if tensors.keys() != self._specs.keys():
-            _name_difference(tensors, self._specs)
+        specs = self._specs
+        if tensors.keys() != specs.keys():
+            _name_difference(tensors, specs)
         rows = -1
-        for name, (spec, dtype, rank, fixed) in self._specs.items():
+        for name, expected in specs.items():
             array = tensors[name]
-            if array.dtype != dtype and (dtype is not None or array.dtype.kind not in "OSU"):
-                raise InvalidTensor(f"input {name!r} is {dtype_name(array)}, the model takes {spec.dtype}", param=name)
-            shape = array.shape
-            if len(shape) != rank or any(shape[axis] != size for axis, size in fixed):
+            if array.dtype is not expected.dtype and not expected.takes(array):
                 raise InvalidTensor(
-                    f"input {name!r} has shape {list(shape)}, the model takes {list(spec.shape)} (-1: any size)",
-                    param=name,
+                    f"input {name!r} is {dtype_name(array)}, the model takes {expected.spec.dtype}", param=name
                 )
-            if self._batched:
+            shape = array.shape
+            if (shape[1:] != expected.tail or not shape) and not expected.fits(shape):
+                wanted = list(expected.spec.shape)
+                raise InvalidTensor(
+                    f"input {name!r} has shape {list(shape)}, the model takes {wanted} (-1: any size)", param=name
+                )
+            if self._batched and shape[0] != rows:
                 rows = _same_rows(name, shape[0], rows)
         return rows if self._batched else 1
 
@@ -111,9 +134,10 @@ def split(batch: Tensors, rows: Sequence[int]) -> list[dict[str, Array]]:
             )
     if len(rows) == 1:
         return [dict(batch)]
-    parts: list[dict[str, Array]] = []
-    start = 0
-    for count in rows:
-        parts.append({name: array[start : start + count] for name, array in batch.items()})
-        start += count
+    parts: list[dict[str, Array]] = [{} for _ in rows]
+    for name, array in batch.items():
+        start = 0
+        for part, count in zip(parts, rows, strict=True):
+            part[name] = array[start : start + count]
+            start += count
     return parts

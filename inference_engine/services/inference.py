@@ -52,7 +52,10 @@ class InferenceService:
         started = self._clock()
         outcome = "cancelled"
         try:
-            async with self._models.lease(served.ref) as live:
+            lease = self._models.lease(served.ref)
+            if not lease.ready:
+                await lease.make_ready()
+            with lease as live:
                 rows = checked_rows(live, request)
                 outputs, queue_s, compute_s = await live.batches.submit(
                     request.inputs, rows, _deadline(live, call, started), call.priority
@@ -165,7 +168,7 @@ def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Arra
 
 
 def _deadline(live: LiveModel, call: Call, started: float) -> float:
-    own = started + live.manifest.execution.timeout_s
+    own = started + live.timeout_s
     return own if call.deadline_s is None else min(own, call.deadline_s)
 
 

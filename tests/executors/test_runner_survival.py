@@ -93,7 +93,7 @@ async def test_a_computation_nobody_wants_and_that_does_not_end_is_killed(start:
     """
     executor = await start("runner", body)
     before = pid_of(executor)
-    stuck = asyncio.create_task(executor.run([rows(-1)], [1]))
+    stuck = asyncio.ensure_future(executor.run([rows(-1)], [1]))
     await asyncio.sleep(0.2)
     stuck.cancel()
     async with asyncio.timeout(15):
@@ -108,7 +108,7 @@ async def test_leaving_after_all_was_computed_does_not_count_as_hanging(start: S
     await anext(generation)
     await asyncio.sleep(0.3)  # the runner has long finished; nobody has read the rest
     await generation.aclose()
-    running = asyncio.create_task(executor.run([rows(1)], [1]))
+    running = asyncio.ensure_future(executor.run([rows(1)], [1]))
     while not running.done():
         running.cancel()
         await asyncio.sleep(0)

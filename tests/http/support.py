@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 
 from inference_engine.adapters.http.app import create_app
+from inference_engine.adapters.http.protocol import WholeAnswersProtocol
 from inference_engine.core.settings import Settings
 from inference_engine.domain.errors import EngineError, ModelLoadFailed
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -115,7 +116,14 @@ class World:
 def listening(world: World) -> Iterator[str]:
     """The application on a real socket, in a thread of its own; gives the base URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(world.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        world.app,
+        http=WholeAnswersProtocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=1,
+    )
     server = uvicorn.Server(config)
     started = threading.Event()
 

@@ -13,16 +13,18 @@ BODY = b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1,2,3,4]
 HEAD = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: localhost\r\n"
 
 
-def told(url: str, sent: bytes, *, half_close: bool = True) -> bytes:
-    """What comes back for these bytes until the server closes."""
+def told(url: str, sent: bytes, *, half_close: bool = True, until: bytes = b"") -> bytes:
+    """What comes back for these bytes until the server closes, or has sent an answer that ends with `until`."""
     host, _, port = url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(sent)
-        if half_close:
+        if half_close and not until:
             connection.shutdown(socket.SHUT_WR)
         found = b""
         while part := connection.recv(65536):
             found += part
+            if until and found.endswith(until):
+                break
         return found
 
 
@@ -54,3 +56,32 @@ def test_connections_are_kept_and_pipelined_requests_answered_in_order(live: Liv
     )
     assert found.count(b" 200 OK") == 3
     assert found.index(b"first") < found.index(b"second") < found.index(b"third")
+
+
+def test_whole_answers_say_the_same_as_those_in_parts(live: Live) -> None:
+    length = b"Content-Length: %d\r\nX-Request-Id: same\r\n" % len(BODY)
+    # uvicorn's own way, because it has to close
+    closing = told(live[1], HEAD + length + b"Connection: close\r\n\r\n" + BODY, half_close=False)
+    kept = told(live[1], HEAD + length + b"\r\n" + BODY, until=b"}")
+    assert b"x-model-rule: latest\r\n" in kept
+    assert undated(closing) == undated(kept) | {b"connection: close"}
+
+
+def undated(answer: bytes) -> set[bytes]:
+    """The lines of an answer, in any order, without the one that changes."""
+    return {line for line in answer.split(b"\r\n") if not line.startswith(b"date:")}
+
+
+def test_head_is_answered_without_a_body(live: Live) -> None:
+    found = told(live[1], b"HEAD /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n", until=b"\r\n\r\n")
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"content-length: " in head
+    assert b"content-length: 0" not in head
+    assert body == b""
+
+
+def test_a_client_that_waits_to_be_asked_for_the_body_is_answered_once(live: Live) -> None:
+    waits = HEAD + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    found = told(live[1], waits + BODY, until=b"}")
+    assert found.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")

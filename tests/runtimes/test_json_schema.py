@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -31,12 +32,7 @@ from tests.runtimes.conftest import answer
 
 def allows(schema: dict[str, Any], text: str) -> bool:
     """Whether the whole text is in the schema's language."""
-    root, rules = compile_schema(schema)
-    try:
-        rest = remaining(root, rules, text)
-    except MismatchError:
-        return False
-    return isinstance(rest, Choice) and any(isinstance(o, Sequence) and not o.parts for o in rest.options)
+    return compile_schema(schema).allows(text)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +68,12 @@ def allows(schema: dict[str, Any], text: str) -> bool:
         ),
         ({"type": "string", "format": "date-time"}, ['"2024-02-29T23:59:59Z"'], ['"2024-13-01T00:00:00Z"', '"x"']),
         ({"type": "string", "format": "uuid"}, ['"00000000-0000-4000-8000-00000000000f"'], ['"0"']),
+        ({"type": "number", "minimum": 0.25, "exclusiveMaximum": 1.5}, ["0.25", "1", "1.49"], ["0.2", "1.5", "-1"]),
+        ({"type": "number", "exclusiveMinimum": 0}, ["0.001", "7.5"], ["0", "0.0", "-1"]),
+        ({"type": "integer", "minimum": 0.5, "exclusiveMaximum": 2.5}, ["1", "2"], ["0", "3"]),
+        ({"type": ["string", "null"], "enum": ["a", None, 5]}, ['"a"', "null"], ["5"]),
+        ({"type": "string", "pattern": "^[A-Z]{2}\\d+$"}, ['"AB1"'], ['"AB"', '"xAB1"', '"AB1x"']),
+        ({"pattern": "b\"+"}, ['"b\\""', '"ab\\"c"'], ['"b"', '"b""']),
         ({"type": "string", "format": "email"}, ['"anything"'], ["1"]),
     ],
 )  # fmt: skip
@@ -89,6 +91,30 @@ def test_integer_ranges_are_exact(low: int, width: int, value: int) -> None:
     assert allows(schema, str(value)) == (low <= value <= low + width)
     assert allows({"type": "integer", "minimum": low}, str(value)) == (value >= low)
     assert allows({"type": "integer", "exclusiveMaximum": low}, str(value)) == (value < low)
+
+
+BOUNDS = st.decimals(-20, 20, places=2)
+
+
+@given(BOUNDS, BOUNDS, st.decimals(-25, 25, places=3), st.booleans(), st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_decimal_ranges_are_exact(low: Decimal, high: Decimal, value: Decimal, low_open: bool, high_open: bool) -> None:
+    schema = {
+        "type": "number",
+        "exclusiveMinimum" if low_open else "minimum": float(low),
+        "exclusiveMaximum" if high_open else "maximum": float(high),
+    }
+    if low > high or (low == high and (low_open or high_open)):
+        with pytest.raises(InvalidRequest, match="no number lies between"):
+            compile_schema(schema)
+        return
+    for number in (value, low, high):
+        inside = (low < number or (low == number and not low_open)) and (
+            number < high or (number == high and not high_open)
+        )
+        shortest = f"{number:f}".rstrip("0").rstrip(".") or "0"
+        assert allows(schema, shortest if shortest != "-0" else "0") == inside
+        assert allows(schema, f"{number if number else abs(number):.4f}") == inside
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -118,8 +144,17 @@ HOSTILE: list[dict[str, Any]] = [
     {"type": "integer", "minimum": 5, "maximum": 2},
     {"type": "integer", "minimum": "2"},
     {"type": "integer", "minimum": 10**40},
-    {"type": "number", "minimum": 0.5},
-    {"type": "number", "exclusiveMinimum": 0},
+    {"type": "number", "minimum": 0.12345678901234567},
+    {"type": "number", "exclusiveMinimum": 2, "maximum": 2},
+    {"type": "number", "minimum": True},
+    {"type": "integer", "exclusiveMinimum": 1, "exclusiveMaximum": 2},
+    {"type": "string", "enum": [1, 2]},
+    {"const": 1, "enum": [2]},
+    {"type": "string", "pattern": "(?=a)"},
+    {"type": "string", "pattern": "a", "maxLength": 3},
+    {"type": "string", "pattern": 5},
+    {"type": "integer", "multipleOf": 5},
+    {"if": {"type": "string"}},
     {"type": "object", "properties": 5},
     {"type": "object", "properties": {"a": False}},
     {"type": "object", "properties": {"a": {}}, "required": ["b"]},
@@ -161,9 +196,9 @@ LARGE: list[dict[str, Any]] = [
 def test_the_largest_schemas_taken_are_taken_by_llama_cpp(
     random_model: LlamaCppRuntime, schema: dict[str, Any]
 ) -> None:
-    root, rules = compile_schema(schema)
+    language = compile_schema(schema)
     sink = answer(random_model, Complete("abc", Sampling(max_tokens=20, temperature=0), constraint=JsonSchema(schema)))
-    remaining(root, rules, sink.text)  # raises where the answer strayed
+    language.after(sink.text)  # raises where the answer strayed
 
 
 def test_a_grammar_advances_over_text() -> None:

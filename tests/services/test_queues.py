@@ -162,6 +162,54 @@ async def test_a_bad_request_does_not_fail_its_neighbours() -> None:
     assert results[2] == [4]
 
 
+async def test_those_tried_again_keep_their_place_and_their_deadline() -> None:
+    executor, clock = GatedExecutor(), FakeClock(NOW)
+    queue = line(executor, clock)
+    tasks = [asyncio.create_task(put(queue, value)) for value in (1, -1)]
+    hurried = asyncio.create_task(queue.submit(request(2), 1, NOW + 10))
+    await turns()
+    later = asyncio.create_task(put(queue, 3))
+    executor.gate.release()
+    await turns()
+    assert executor.batches == [[1, 1, 1], [1]]
+    assert queue.waiting == 3
+    clock.advance(10)
+    with pytest.raises(DeadlineExceeded):
+        await hurried
+    for _ in range(3):
+        executor.gate.release()
+    results = await asyncio.gather(*tasks, later, return_exceptions=True)
+    assert (results[0], results[2]) == ([2], [6])
+    assert executor.batches == [[1, 1, 1], [1], [1], [1]]
+
+
+class FutureExecutor(FakeExecutor):
+    """Answers with futures instead of coroutines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: list[asyncio.Future[BatchResult]] = []
+
+    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> asyncio.Future[BatchResult]:  # type: ignore[override]
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return self.answers[-1]
+
+
+async def test_an_executor_may_answer_with_futures() -> None:
+    executor = FutureExecutor()
+    queue = BatchQueue(Manifest("m", "1", "fake", "f"), executor, True, NullTelemetry(), FakeClock(NOW))
+    kept = asyncio.create_task(put(queue, 1))
+    await turns()
+    left = asyncio.create_task(put(queue, 2))
+    await turns()
+    executor.answers[0].set_result(BatchResult([{"y": np.array([5])}], 0.001))
+    assert await kept == [5]
+    left.cancel()
+    await turns()
+    assert executor.answers[1].cancelled()
+    assert queue.waiting == 0
+
+
 async def test_the_deadline_ends_the_wait_and_the_unwanted_computation() -> None:
     executor, clock = GatedExecutor(), FakeClock(NOW)
     queue = line(executor, clock)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -22,12 +24,34 @@ Header = tuple[bytes, bytes]
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
+OK = 200
 SWEEP_S = 0.02
 NOBODY = Principal("", "")
 NO_PARAMS: Mapping[str, str] = MappingProxyType({})
 _ANY_WRAPPING = zlib.MAX_WBITS | 32  # gzip or zlib, whichever the header shows
 _COMPRESS_FROM_BYTES = 1024
 _EVENT_HEADERS: tuple[Header, ...] = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+
+
+WHOLE_ANSWER = "inference_engine.whole_answer"
+"""ASGI extension of `protocol.py`: a `WholeAnswer` for this request. A server without it gets the usual messages."""
+WholeAnswer = Callable[[int, bytes, bytes], bool]
+"""Takes status, header lines and body; False when it must be answered in the usual way."""
+_NO_EXTENSIONS: Mapping[str, Any] = MappingProxyType({})
+_BAD_HEADER = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+@lru_cache(maxsize=1024)
+def _lines(*headers: Header) -> bytes:
+    """Headers as they are written. Remembered, because nearly all answers have those of others.
+
+    Raises:
+        ValueError: one would end its line, or is otherwise not text.
+    """
+    for name, value in headers:
+        if _BAD_HEADER.search(name) or _BAD_HEADER.search(value):
+            raise ValueError(f"the answer's header {name!r} has a value that cannot be sent: {value!r}")
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
 class HttpError(Exception):
@@ -212,6 +236,16 @@ class Exchange(msgspec.Struct, eq=False):
             body = gzip.compress(body, 5)
             headers = (*headers, (b"content-encoding", b"gzip"), (b"vary", b"Accept-Encoding"))
         self.status = status
+        sent = b"" if self.method == "HEAD" else body
+        whole: WholeAnswer | None = self.scope.get("extensions", _NO_EXTENSIONS).get(WHOLE_ANSWER)
+        if status == OK and whole is not None:
+            lines = b"%bcontent-length: %d\r\nx-request-id: %b\r\n" % (
+                _lines((b"content-type", content_type), *self.extra_headers, *headers),
+                len(body),
+                self.request_id,
+            )
+            if whole(OK, lines, sent):
+                return
         await self.send(
             {
                 "type": "http.response.start",
@@ -225,7 +259,7 @@ class Exchange(msgspec.Struct, eq=False):
                 ],
             }
         )
-        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+        await self.send({"type": "http.response.body", "body": sent})
 
     async def start_events(self, headers: Iterable[Header] = ()) -> None:
         """Begin an answer of server-sent events; go on with `send_events`, end with `end_events`."""

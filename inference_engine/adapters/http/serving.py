@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 
 from inference_engine.adapters.http.exchange import App
+from inference_engine.adapters.http.protocol import WholeAnswersProtocol
 from inference_engine.core.logging import get_logger
 from inference_engine.core.settings import Settings, SettingsError
 from inference_engine.services.health import HealthService
@@ -36,7 +37,7 @@ def run_server(app: App, settings: Settings, models: ModelService, health: Healt
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http="httptools",
+        http=WholeAnswersProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

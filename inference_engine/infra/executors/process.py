@@ -11,8 +11,10 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
+import msgspec
 import psutil
 
 from inference_engine.core.logging import get_logger
@@ -57,6 +59,16 @@ class _Stream:
         return self.items.popleft()
 
 
+class _Batch(msgspec.Struct, eq=False):
+    """A batch that the runner has not answered yet, wanted or not. Its `blocks` of shared memory stay taken until then:
+    the runner may be reading them."""
+
+    rows: Sequence[int]
+    answer: asyncio.Future[BatchResult]
+    lost: Callable[[ProcessLost], None]
+    blocks: list[int]
+
+
 class RunnerProcess(asyncio.Protocol):
     """A live process and its socket. Used by one event loop."""
 
@@ -71,7 +83,7 @@ class RunnerProcess(asyncio.Protocol):
         self._reader = frames.server_reader()
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
-        self._batches: dict[int, asyncio.Future[frames.Ran]] = {}
+        self._batches: dict[int, _Batch] = {}
         self._streams: dict[int, _Stream] = {}
         self._kill_reason = ""
         self._next_id = 0
@@ -121,10 +133,12 @@ class RunnerProcess(asyncio.Protocol):
         return process
 
     loaded: Loaded
+    _socket: socket.socket
 
     async def _connect(self, ours: socket.socket, log_read: int) -> None:
         loop = asyncio.get_running_loop()
         ours.setblocking(False)
+        self._socket = ours
         await loop.create_connection(lambda: self, sock=ours)
         await loop.connect_read_pipe(lambda: _LogReader(self._log_tail, self.popen.pid), os.fdopen(log_read, "rb"))
 
@@ -151,10 +165,13 @@ class RunnerProcess(asyncio.Protocol):
         await asyncio.to_thread(self.popen.wait)
         if not self._ready.done():
             self._ready.set_exception(ModelLoadFailed(self._obituary("while loading")))
-        waiting: list[asyncio.Future[Any]] = [*self._batches.values(), *self._tokenizing.values()]
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(ProcessLost(self.epitaph))
+        for batch in self._batches.values():
+            if not batch.answer.done():
+                batch.lost(ProcessLost(self.epitaph))
+        self._batches.clear()
+        for tokens in self._tokenizing.values():
+            if not tokens.done():
+                tokens.set_exception(ProcessLost(self.epitaph))
         for stream in self._streams.values():
             stream.put(None)
         self._to_runner.close()
@@ -206,16 +223,25 @@ class RunnerProcess(asyncio.Protocol):
                         waiting.set_exception(error.restore())
 
     def _batch_ended(self, frame: frames.Ran | frames.RunError) -> None:
-        batch = self._batches.get(frame.id)
-        wanted = batch is not None and not batch.done()
-        if isinstance(frame, frames.Ran):
-            self.useful = True
-            if batch is not None and wanted:
-                batch.set_result(frame)
-            else:
-                self._release(frame)
-        elif batch is not None and wanted:
-            batch.set_exception(frame.error.restore())
+        self._cancelled_at.pop(frame.id, None)
+        batch = self._batches.pop(frame.id)
+        for block in batch.blocks:
+            self._to_runner.free(block)
+        wanted = not batch.answer.done()
+        if isinstance(frame, frames.RunError):
+            if wanted:
+                batch.answer.set_exception(frame.error.restore())
+            return
+        self.useful = True
+        if not wanted:
+            self._release(frame)
+            return
+        try:
+            result = BatchResult(split(self._collect(frame), batch.rows), frame.compute_s)
+        except Exception as error:
+            batch.answer.set_exception(error)
+        else:
+            batch.answer.set_result(result)
 
     def _load_ended(self, frame: frames.Ready | frames.LoadError) -> None:
         if self._ready.done():
@@ -230,56 +256,47 @@ class RunnerProcess(asyncio.Protocol):
     def _send(self, frame: frames.ToRunner) -> None:
         if self._transport is None or not self.open:
             raise ProcessLost(self.epitaph)
-        self._transport.write(frames.encode(frame))
+        data = frames.encode(frame)
+        if self._transport.get_write_buffer_size() == 0:
+            # uvloop would write only after everything else that is ready has run, while the runner waits.
+            with contextlib.suppress(OSError):
+                del data[: self._socket.send(data)]
+        if data:
+            self._transport.write(data)
 
     def _new_id(self) -> int:
         self._next_id += 1
         return self._next_id
 
-    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
-        """Compute one merged batch.
+    def run(
+        self,
+        parts: Sequence[Tensors],
+        rows: Sequence[int],
+        answer: asyncio.Future[BatchResult],
+        lost: Callable[[ProcessLost], None],
+    ) -> None:
+        """Have one merged batch computed and its result put into `answer`; cancelling that cancels the computation.
+
+        `lost` is called instead when the process ends first.
 
         Raises:
-            ProcessLost; EngineError from the runtime.
+            ProcessLost: it has ended already.
         """
         tensors, blocks = pack(parts, self._to_runner)
         id = self._new_id()
-        answer: asyncio.Future[frames.Ran] = asyncio.get_running_loop().create_future()
-        self._batches[id] = answer
         try:
             self._send(frames.Run(id, tensors))
-            ran = await answer
-            return BatchResult(split(self._collect(ran), rows), ran.compute_s)
-        except asyncio.CancelledError:
-            if answer.cancelled():
-                self._cancel(id)
-            elif answer.exception() is None:  # it was computed just before nobody wanted it any more
-                self._release(answer.result())
-            raise
-        finally:
-            self._forget_batch(id, answer, blocks)
-
-    def _forget_batch(self, id: int, answer: asyncio.Future[frames.Ran], blocks: list[int]) -> None:
-        """Blocks of a cancelled batch stay taken until the runner has answered: it may still be reading them."""
-        if answer.cancelled() and not self.ended.done():
-            late: asyncio.Future[frames.Ran] = asyncio.get_running_loop().create_future()
-            late.add_done_callback(lambda done: self._late_answer(id, done, blocks))
-            self._batches[id] = late
-            return
-        self._batches.pop(id, None)
-        if not self.ended.done():
+        except ProcessLost:
             for block in blocks:
                 self._to_runner.free(block)
+            raise
+        self._batches[id] = _Batch(rows, answer, lost, blocks)
+        answer.add_done_callback(partial(self._dropped, id))
 
-    def _late_answer(self, id: int, done: asyncio.Future[frames.Ran], blocks: list[int]) -> None:
-        self._batches.pop(id, None)
-        self._cancelled_at.pop(id, None)
-        if self.ended.done() or (done.exception() and isinstance(done.exception(), ProcessLost)):
-            return
-        if done.exception() is None:
-            self._release(done.result())
-        for block in blocks:
-            self._to_runner.free(block)
+    def _dropped(self, id: int, answer: asyncio.Future[BatchResult]) -> None:
+        """Nobody waits for the batch, unless it was answered; the runner may have done so since."""
+        if answer.cancelled() and id in self._batches:
+            self._cancel(id)
 
     def _collect(self, ran: frames.Ran) -> dict[str, Array]:
         """Outputs as arrays of our own: what lies in shared memory is copied, and the block given back."""
@@ -291,9 +308,9 @@ class RunnerProcess(asyncio.Protocol):
         return outputs
 
     def _release(self, ran: frames.Ran) -> None:
-        with contextlib.suppress(ProcessLost):
-            for tensor in ran.tensors:
-                if tensor.offset >= 0:
+        for tensor in ran.tensors:
+            if tensor.offset >= 0:
+                with contextlib.suppress(ProcessLost):
                     self._send(frames.Release(tensor.offset))
 
     async def generate(self, request: Generate, delivered: Delivered) -> AsyncGenerator[Delta]:

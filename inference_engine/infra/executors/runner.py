@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 
@@ -12,7 +13,7 @@ from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError, ModelNotReady, RunnerLost
 from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, StoredModel
 from inference_engine.domain.requests import Generate
-from inference_engine.domain.results import Delivered, Delta, Done
+from inference_engine.domain.results import Delivered, Delta, Done, ReasoningDelta
 from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.executors.process import ProcessLost, RunnerProcess
 
@@ -34,6 +35,15 @@ class Supervision(msgspec.Struct, frozen=True):
     backoff_s: float = 0.5
     max_backoff_s: float = 30.0
     lives_per_request: int = 3
+
+
+class _Job(msgspec.Struct, eq=False):
+    """A batch, and how many processes died under it."""
+
+    parts: Sequence[Tensors]
+    rows: Sequence[int]
+    answer: asyncio.Future[BatchResult]
+    deaths: int = 0
 
 
 class RunnerExecutor:
@@ -58,6 +68,7 @@ class RunnerExecutor:
         self._error: EngineError | None = None
         self._restarts = 0
         self._supervisor: asyncio.Task[None] | None = None
+        self._postponed: set[asyncio.Task[None]] = set()
 
     async def start(self) -> Loaded:
         self._process = await self._spawn()
@@ -70,14 +81,46 @@ class RunnerExecutor:
 
     # -- work -----------------------------------------------------------------------------------------------------
 
-    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
-        for _ in range(self._supervision.lives_per_request):
+    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> asyncio.Future[BatchResult]:
+        job = _Job(parts, rows, asyncio.get_running_loop().create_future())
+        if self._process is not None and self._process.open:
+            self._give(job, self._process)
+        else:
+            self._postpone(job)
+        return job.answer
+
+    def _give(self, job: _Job, process: RunnerProcess) -> None:
+        try:
+            process.run(job.parts, job.rows, job.answer, partial(self._lost, job))
+        except ProcessLost as lost:
+            self._lost(job, lost)
+        except Exception as error:
+            job.answer.set_exception(error)
+
+    def _lost(self, job: _Job, lost: ProcessLost) -> None:
+        job.deaths += 1
+        if job.deaths < self._supervision.lives_per_request:
+            self._postpone(job)
+            return
+        job.answer.set_exception(
+            RunnerLost(f"{self._model.manifest.ref}: every runner that computed this request died; {lost}")
+        )
+
+    def _postpone(self, job: _Job) -> None:
+        waiting = asyncio.get_running_loop().create_task(self._give_later(job))
+        self._postponed.add(waiting)
+        waiting.add_done_callback(self._postponed.discard)
+
+    async def _give_later(self, job: _Job) -> None:
+        """Wait for a process to take the job; this ends at the latest when the executor is stopped."""
+        try:
             process = await self._alive()
-            try:
-                return await process.run(parts, rows)
-            except ProcessLost as lost:
-                reason = str(lost)
-        raise RunnerLost(f"{self._model.manifest.ref}: every runner that computed this request died; {reason}")
+        except EngineError as error:
+            if not job.answer.done():
+                job.answer.set_exception(error)
+            return
+        if not job.answer.done():
+            self._give(job, process)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         progress = _Progress()
@@ -214,6 +257,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self.deltas = 0
+        self._reasoning_tokens = 0
         self._text: list[str] = []
         self._pieces: list[str | tuple[int, ...]] = []
 
@@ -223,6 +267,8 @@ class _Progress:
             self.deltas += 1
             self._text.append(raw)
             self._pieces.append(delta.tokens or raw)
+            if isinstance(delta, ReasoningDelta):
+                self._reasoning_tokens += len(delta.tokens) or 1
 
     def delivered(self) -> Delivered:
-        return Delivered("".join(self._text), tuple(self._pieces))
+        return Delivered("".join(self._text), tuple(self._pieces), self._reasoning_tokens)

@@ -58,20 +58,14 @@ class ThreadExecutor:
         self._state = "ready"
         return loaded
 
-    async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
-        loop = self._running_loop()
+    def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> asyncio.Future[BatchResult]:
+        answer: asyncio.Future[BatchResult] = self._running_loop().create_future()
         if self._pace.quick and self._computing == 0:
-            return self._checked(self._compute(parts, rows))
-        answer: asyncio.Future[BatchResult] = loop.create_future()
-        self._computing += 1
-        self._jobs.put((parts, rows, answer))
-        return await answer
-
-    @staticmethod
-    def _checked(outcome: BatchResult | EngineError) -> BatchResult:
-        if isinstance(outcome, EngineError):
-            raise outcome
-        return outcome
+            _settle(answer, self._compute(parts, rows))
+        else:
+            self._computing += 1
+            self._jobs.put((parts, rows, answer))
+        return answer
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._state != "ready" or self._loop is None:
@@ -101,12 +95,8 @@ class ThreadExecutor:
 
     def _resolve(self, answer: asyncio.Future[BatchResult], outcome: BatchResult | EngineError) -> None:
         self._computing -= 1
-        if answer.done():
-            return
-        if isinstance(outcome, EngineError):
-            answer.set_exception(outcome)
-        else:
-            answer.set_result(outcome)
+        if not answer.done():
+            _settle(answer, outcome)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         sink = _ThreadSink(self._running_loop())
@@ -168,6 +158,13 @@ class ThreadExecutor:
     def status(self) -> ExecutorStatus:
         gauges = self._runtime.gauges() if self._state == "ready" else {}
         return ExecutorStatus(kind="thread", state=self._state, gauges=gauges)
+
+
+def _settle(answer: asyncio.Future[BatchResult], outcome: BatchResult | EngineError) -> None:
+    if isinstance(outcome, EngineError):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
 
 
 class Pace:

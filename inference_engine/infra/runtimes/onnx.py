@@ -56,6 +56,7 @@ class OnnxRuntime(RuntimeDefaults):
         self._session: Any = None
         self._signature = Signature(())
         self._texts: frozenset[str] = frozenset()
+        self._wanted: list[str] = []
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
         options = decode_options(manifest.options, OnnxOptions, "onnx")
@@ -69,13 +70,16 @@ class OnnxRuntime(RuntimeDefaults):
         )
         if manifest.signature is not None:
             _compare(manifest.signature, self._signature, path)
+        self._wanted = [spec.name for spec in self._signature.outputs]
         self._texts = frozenset(spec.name for spec in self._signature.inputs if spec.dtype == "bytes")
         return Loaded(("predict",), _merge(manifest.signature, self._signature), details=self._details(path, threads))
 
     def run(self, batch: Tensors) -> Tensors:
-        feed = {name: _text(name, array) if name in self._texts else array for name, array in batch.items()}
+        feed = dict(batch)
+        for name in self._texts:
+            feed[name] = _text(name, feed[name])
         try:
-            outputs = self._session.run(None, feed)
+            outputs = self._session.run(self._wanted, feed)
         except Exception as error:  # ONNX Runtime's exception types share no base class below Exception
             raise _run_error(error) from error
         return {

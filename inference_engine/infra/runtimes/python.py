@@ -31,8 +31,9 @@ import inspect
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,6 +70,8 @@ class PythonRuntime(RuntimeDefaults):
         self._module: ModuleType | None = None
         self._folder = Path()
         self._signature: Signature | None = None
+        self._outputs: dict[str, TensorSpec] = {}
+        self._predict: Callable[[dict[str, Array]], Any] | None = None
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
         file, colon, name = manifest.artifact.partition(":")
@@ -90,6 +93,8 @@ class PythonRuntime(RuntimeDefaults):
                 raise InvalidManifest(f"{name} has no load method to take the options", param="options")
         kinds = self._kinds(name)
         self._signature = manifest.signature or self._own_signature()
+        self._outputs = {spec.name: spec for spec in self._signature.outputs} if self._signature else {}
+        self._predict = getattr(self._model, "predict", None)
         if "predict" in kinds and self._signature is None:
             raise InvalidManifest(
                 f"{name}.predict needs a signature: declare it in model.yaml or as class attributes inputs and outputs",
@@ -100,13 +105,17 @@ class PythonRuntime(RuntimeDefaults):
         return Loaded(kinds, self._signature, concurrency=concurrency, details=details)
 
     def run(self, batch: Tensors) -> Tensors:
-        if not hasattr(self._model, "predict"):
+        if self._predict is None:
             raise UnsupportedTask("this model's class has no predict method")
-        with self._user_code(InferenceFailed):
-            result = self._model.predict(dict(batch))
+        try:  # not `_user_code`: for a quick model a context manager takes longer than the model
+            result = self._predict(dict(batch))
+        except EngineError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._blamed(InferenceFailed, error) from error
         if not isinstance(result, dict):
             raise InferenceFailed(f"predict must return a dict of arrays, it returned {type(result).__name__}")
-        declared = {spec.name: spec for spec in self._signature.outputs} if self._signature else {}
+        declared = self._outputs
         if declared and result.keys() != declared.keys():
             raise InferenceFailed(f"predict returned {sorted(map(str, result))}, the signature says {sorted(declared)}")
         return {name: _own(_output(name, value, declared.get(name)), batch) for name, value in result.items()}
@@ -133,7 +142,7 @@ class PythonRuntime(RuntimeDefaults):
                 with self._user_code(InferenceFailed):
                     self._model.close()
         finally:
-            self._model = None
+            self._model = self._predict = None
             if self._module is not None:
                 sys.modules.pop(self._module.__name__, None)
 
@@ -184,7 +193,10 @@ class PythonRuntime(RuntimeDefaults):
         except EngineError:
             raise
         except (Exception, SystemExit) as error:  # the border to foreign code: anything may come
-            raise kind(f"{type(error).__name__}: {error}{_place(error, self._folder)}") from error
+            raise self._blamed(kind, error) from error
+
+    def _blamed(self, kind: type[ModelError], error: BaseException) -> ModelError:
+        return kind(f"{type(error).__name__}: {error}{_place(error, self._folder)}")
 
 
 class _Outlet:
@@ -295,7 +307,19 @@ def _inside(file: str, home: Path) -> bool:
     return Path(file).resolve().is_relative_to(home)
 
 
+@cache
+def _dtype(name: str) -> np.dtype[Any] | None:
+    """numpy's dtype object for a signature's word; none for `bytes`, which may be held in several ways."""
+    return None if name == "bytes" else np.dtype(name)
+
+
+def _is_as_declared(array: Array, spec: TensorSpec) -> bool:
+    return type(array) is np.ndarray and array.dtype is _dtype(spec.dtype) and array.ndim == len(spec.shape)
+
+
 def _output(name: Any, value: Any, spec: TensorSpec | None) -> Array:
+    if spec is not None and isinstance(value, np.ndarray) and _is_as_declared(value, spec):
+        return value
     if not isinstance(name, str):
         raise InferenceFailed(f"predict returned an output named {name!r}: names must be strings")
     try:
@@ -327,7 +351,10 @@ def _as_bytes(name: str, array: Array) -> Array:
 
 def _own(array: Array, inputs: Tensors) -> Array:
     """`array`, copied when it may be a view of an input: inputs are gone after the call."""
-    return array.copy() if any(np.may_share_memory(array, given) for given in inputs.values()) else array
+    for given in inputs.values():
+        if array is given or np.may_share_memory(array, given):
+            return array.copy()
+    return array
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Grammars as trees: written as GBNF for llama.cpp, and advanced over a text to what may still follow it.
+"""Grammars as trees: written as GBNF, and advanced over a text to what may still follow it. `Language` is the whole.
 
-Knows nothing of JSON. GBNF: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
+Knows nothing of JSON, tools or any runtime; GBNF is read by llama.cpp and by xgrammar. GBNF: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
 """
 
 from __future__ import annotations
@@ -73,8 +73,44 @@ def optional(node: Node) -> Node:
     return Choice((node, Text("")))
 
 
+EMPTY = Text("")
+ANY = Chars(((1, 0xD7FF), (0xE000, 0x10FFFF)))
+"""Any character that can be written; no zero, which llama.cpp takes for the end of a text, and no surrogates."""
+
+
 class MismatchError(Exception):
     """The text cannot be the beginning of anything the grammar allows."""
+
+
+@dataclass(frozen=True)
+class Language:
+    """All texts that `root` allows; what a runtime binds an answer to.
+
+    A runtime cuts it to what may follow the text already delivered (`after`) and hands `gbnf()` to its library.
+    """
+
+    root: Node
+    rules: Rules
+
+    def after(self, text: str) -> Language:
+        """The texts that may follow `text`.
+
+        Raises:
+            MismatchError: nothing in the language begins with `text`, or following it takes unreasonable memory.
+        """
+        return Language(remaining(self.root, self.rules, text), self.rules)
+
+    def allows(self, text: str) -> bool:
+        """Whether the whole `text` is in the language."""
+        try:
+            rest = self.after(text).root
+        except MismatchError:
+            return False
+        return _skippable(rest, _can_be_empty(self.rules))
+
+    def gbnf(self) -> str:
+        """The language in llama.cpp's notation."""
+        return to_gbnf(self.root, self.rules)
 
 
 def remaining(root: Node, rules: Rules, text: str) -> Node:
@@ -224,7 +260,91 @@ def _skippable(node: Node, empty: set[str]) -> bool:
         return all(_skippable(part, empty) for part in node.parts)
     if isinstance(node, Choice):
         return any(_skippable(option, empty) for option in node.options)
-    return (isinstance(node, Text) and not node.text) or (isinstance(node, Repeat) and not node.low)
+    if isinstance(node, Repeat):
+        return not node.low or _skippable(node.body, empty)
+    return isinstance(node, Text) and not node.text
+
+
+def without_empty_repeats(root: Node, rules: Rules) -> Language:
+    """The same language, with no repetition of what can be empty: libraries loop over those.
+
+    The rules must not be left-recursive.
+    """
+    return _Filler(rules).language(root)
+
+
+class _Filler:
+    """Rewrites `(a*)*` to `(a+)*`. A rule that can be empty gets a twin that cannot."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._given = rules
+        self._empty = _can_be_empty(rules)
+        self._rules: dict[str, Node] = {}
+        self._twins: dict[str, Rule] = {}
+
+    def language(self, root: Node) -> Language:
+        for name, node in self._given.items():
+            self._rules[name] = self._rewritten(node)
+        return Language(self._rewritten(root), self._rules)
+
+    def _rewritten(self, node: Node) -> Node:
+        if isinstance(node, Sequence):
+            return Sequence(tuple(map(self._rewritten, node.parts)))
+        if isinstance(node, Choice):
+            return Choice(tuple(map(self._rewritten, node.options)))
+        if not isinstance(node, Repeat):
+            return node
+        if not _skippable(node.body, self._empty):
+            return Repeat(self._rewritten(node.body), node.low, node.high)
+        body = self._filled(node.body)
+        return EMPTY if body is None else Repeat(body, 0, node.high)
+
+    def _filled(self, node: Node) -> Node | None:
+        """The texts of `node` but the empty one; None where that is all it has."""
+        if not _skippable(node, self._empty):
+            return self._rewritten(node)
+        if isinstance(node, Rule):
+            return self._twin(node.name)
+        if isinstance(node, Choice):
+            options = [filled for option in node.options if (filled := self._filled(option)) is not None]
+            return Choice(tuple(options)) if options else None
+        if isinstance(node, Repeat):
+            body = self._filled(node.body)
+            return None if body is None or node.high == 0 else Repeat(body, 1, node.high)
+        if isinstance(node, Sequence):
+            starts: list[Node] = []
+            for place, part in enumerate(node.parts):
+                first = self._filled(part)
+                if first is not None:
+                    starts.append(Sequence((first, *map(self._rewritten, node.parts[place + 1 :]))))
+            return Choice(tuple(starts)) if starts else None
+        return None
+
+    def _twin(self, name: str) -> Rule | None:
+        if name not in self._twins:
+            self._twins[name] = Rule(f"{name}-filled")
+            self._rules[f"{name}-filled"] = self._filled(self._given[name]) or EMPTY
+        return self._twins[name]
+
+
+def productive(rules: Rules) -> set[str]:
+    """The rules from which some text can be derived; the others go round in circles."""
+    found: set[str] = set()
+    while True:
+        more = {name for name, node in rules.items() if name not in found and _ends(node, found)}
+        if not more:
+            return found
+        found |= more
+
+
+def _ends(node: Node, known: set[str]) -> bool:
+    if isinstance(node, Rule):
+        return node.name in known
+    if isinstance(node, Sequence):
+        return all(_ends(part, known) for part in node.parts)
+    if isinstance(node, Choice):
+        return any(_ends(option, known) for option in node.options)
+    return not isinstance(node, Repeat) or not node.low or _ends(node.body, known)
 
 
 def to_gbnf(root: Node, rules: Rules) -> str:

@@ -13,39 +13,52 @@ advanced over the text already delivered, so that a cut answer continues.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.infra.text.grammar import (
     Chars,
     Choice,
+    Language,
     Node,
     Repeat,
     Rule,
-    Rules,
     Sequence,
     Text,
     chars,
     left_recursive,
     optional,
 )
-from inference_engine.infra.text.number_ranges import FRACTION, digits_between, number_in_range
+from inference_engine.infra.text.json_strings import in_json, json_text
+from inference_engine.infra.text.number_ranges import (
+    FRACTION,
+    Bound,
+    decimal_in_range,
+    digits_between,
+    whole_in_range,
+)
+from inference_engine.infra.text.regex import RegexError, compile_search
 
 MAX_BYTES = 65536
 MAX_DEPTH = 64  # steps of a JSON pointer
 MAX_NODES = 5000
 MAX_REPEAT = 2000  # llama.cpp refuses more
 MAX_REPEATS = 20_000
+MAX_PLACES = 15  # digits after a bound's point
 
 _UNSUPPORTED = (
     "not", "if", "then", "else", "patternProperties", "propertyNames", "minProperties", "maxProperties",
     "dependentRequired", "dependentSchemas", "dependencies", "contains", "minContains", "maxContains", "uniqueItems",
-    "unevaluatedItems", "unevaluatedProperties", "multipleOf", "pattern", "$dynamicRef", "$recursiveRef",
+    "unevaluatedItems", "unevaluatedProperties", "multipleOf", "$dynamicRef", "$recursiveRef",
 )  # fmt: skip
 _TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 _HINTS = {
     "properties": "object", "required": "object", "additionalProperties": "object", "items": "array",
     "prefixItems": "array", "minItems": "array", "maxItems": "array", "minLength": "string", "maxLength": "string",
+    "pattern": "string",
     "minimum": "number", "maximum": "number", "exclusiveMinimum": "number", "exclusiveMaximum": "number",
 }  # fmt: skip
 _ANNOTATIONS = frozenset(
@@ -108,8 +121,10 @@ _COMMON["object"] = _listed("{", Rule("member"), "}")
 _COMMON["array"] = _listed("[", _VALUE, "]")
 
 
-def compile_schema(schema: dict[str, Any]) -> tuple[Node, Rules]:
-    """The grammar of JSON texts that `schema` allows, as its root and its rules. An empty schema means any object.
+def compile_schema(schema: dict[str, Any], prefix: str = "") -> Language:
+    """The JSON texts that `schema` allows. An empty schema means any object.
+
+    The schema's own rules have names that begin with `prefix`, so that several schemas fit into one grammar.
 
     Raises:
         InvalidRequest: the schema is malformed, contradictory, too large, or uses what is not supported; the message
@@ -121,12 +136,12 @@ def compile_schema(schema: dict[str, Any]) -> tuple[Node, Rules]:
         raise _refused("#", f"it is not JSON: {error}") from None
     if size > MAX_BYTES:
         raise _refused("#", f"it has {size} bytes, at most {MAX_BYTES} are compiled")
-    compiler = _Compiler(schema)
+    compiler = _Compiler(schema, prefix)
     root = compiler.node(schema or {"type": "object"}, "#")
     looping = left_recursive(compiler.rules)
     if looping is not None:
         raise _refused("#", "a $ref refers to itself with nothing in between")
-    return root, compiler.rules
+    return Language(root, compiler.rules)
 
 
 def _refused(place: str, why: str) -> InvalidRequest:
@@ -136,7 +151,8 @@ def _refused(place: str, why: str) -> InvalidRequest:
 class _Compiler:
     """`place` is a JSON pointer, for messages."""
 
-    def __init__(self, root: dict[str, Any]) -> None:
+    def __init__(self, root: dict[str, Any], prefix: str) -> None:
+        self._prefix = prefix
         self.rules: dict[str, Node] = dict(_COMMON)
         self._root = root
         self._references: dict[str, Rule] = {}
@@ -167,11 +183,9 @@ class _Compiler:
         return self._plain(schema, place)
 
     def _plain(self, schema: dict[str, Any], place: str) -> Node:
-        if "const" in schema:
-            return Text(_json(schema["const"]))
-        if "enum" in schema:
-            return self._choice([Text(_json(value)) for value in self._list(schema, "enum", place)])
         types = schema.get("type")
+        if "const" in schema or "enum" in schema:
+            return self._fixed(schema, types, place)
         if types is None:
             types = next((kind for hint, kind in _HINTS.items() if hint in schema), None)
             if types is None:
@@ -180,6 +194,16 @@ class _Compiler:
         if not names or any(name not in _TYPES for name in names):
             raise _refused(place, f"type {json.dumps(types)[:80]} must be of {', '.join(_TYPES)}")
         return self._choice([self._typed(name, schema, place) for name in names])
+
+    def _fixed(self, schema: dict[str, Any], types: Any, place: str) -> Node:
+        """The values that `enum` and `const` list, and `type` allows."""
+        values = self._list(schema, "enum", place) if "enum" in schema else [schema["const"]]
+        if "const" in schema:
+            values = [value for value in values if json_text(value) == json_text(schema["const"])]
+        fitting = [value for value in values if types is None or _is_one_of(value, types)]
+        if not fitting:
+            raise _refused(place, f"none of its values is allowed: type {json.dumps(types)[:80]} contradicts them")
+        return self._choice([Text(json_text(value)) for value in fitting])
 
     def _typed(self, kind: str, schema: dict[str, Any], place: str) -> Node:
         if kind == "object":
@@ -209,7 +233,7 @@ class _Compiler:
         members: list[tuple[Rule, bool]] = []
         for name, sub in properties.items():
             value = self.node(sub, f"{place}/properties/{name}")
-            members.append((self._rule(Sequence((Text(f"{_json(name)}:"), _SPACE, value))), name in required))
+            members.append((self._rule(Sequence((Text(f"{json_text(name)}:"), _SPACE, value))), name in required))
         return Sequence((Text("{"), _SPACE, self._members(members), Text("}")))
 
     def _members(self, members: list[tuple[Rule, bool]]) -> Node:
@@ -246,12 +270,28 @@ class _Compiler:
 
     def _string(self, schema: dict[str, Any], place: str) -> Node:
         low, high = self._bounds(schema, "minLength", "maxLength", place)
+        if "pattern" in schema:
+            return self._pattern(schema, place)
         shape = _FORMATS.get(schema.get("format", "")) if isinstance(schema.get("format", ""), str) else None
         if shape is not None:
             return Sequence((Text('"'), shape, Text('"')))
         if not low and high is None:
             return _STRING
         return Sequence((Text('"'), Repeat(Rule("char"), low, high), Text('"')))
+
+    def _pattern(self, schema: dict[str, Any], place: str) -> Node:
+        pattern = schema["pattern"]
+        if not isinstance(pattern, str):
+            raise _refused(place, "pattern must be a string")
+        for other in ("minLength", "maxLength"):
+            if other in schema:
+                raise _refused(place, f"{other} beside pattern is not supported: write the length into the pattern")
+        if schema.get("format") in _FORMATS:
+            raise _refused(place, "format beside pattern is not supported: remove one of them")
+        try:
+            return self._rule(Sequence((Text('"'), in_json(compile_search(pattern)), Text('"'))))
+        except RegexError as error:
+            raise _refused(place, f"the pattern {pattern[:80]!r} cannot be used: {error}") from None
 
     def _bounds(self, schema: dict[str, Any], least: str, most: str, place: str) -> tuple[int, int | None]:
         low, high = schema.get(least, 0), schema.get(most)
@@ -268,29 +308,36 @@ class _Compiler:
         return low, high
 
     def _number(self, kind: str, schema: dict[str, Any], place: str) -> Node:
-        low, high = schema.get("minimum"), schema.get("maximum")
-        for name, step in (("exclusiveMinimum", 1), ("exclusiveMaximum", -1)):
-            bound = schema.get(name)
-            if bound is None:
-                continue
-            if kind == "number" or isinstance(bound, bool):
-                raise _refused(place, f"{name} is supported for integers only, as a number: use minimum or maximum")
-            if step == 1:
-                low = bound + 1 if low is None else max(low, bound + 1)
-            else:
-                high = bound - 1 if high is None else min(high, bound - 1)
+        low = self._bound(schema, "minimum", "exclusiveMinimum", place)
+        high = self._bound(schema, "maximum", "exclusiveMaximum", place)
         if low is None and high is None:
             return Rule(kind)
-        for bound in (low, high):
-            if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float) or bound % 1):
-                raise _refused(place, f"the bound {json.dumps(bound)} must be a whole number")
-            if bound is not None and abs(bound) > 10**18:
-                raise _refused(place, f"the bound {bound} is larger than 10^18")
-        if low is not None and high is not None and low > high:
-            raise _refused(place, f"minimum {low} is more than maximum {high}")
-        return number_in_range(
-            None if low is None else int(low), None if high is None else int(high), fractions=kind == "number"
-        )
+        node = _whole_numbers(low, high) if kind == "integer" else decimal_in_range(low, high)
+        if node is None:
+            raise _refused(place, f"no {kind} lies between its bounds")
+        return node
+
+    def _bound(self, schema: dict[str, Any], closed: str, open_: str, place: str) -> Bound | None:
+        """The narrower of two bounds on the same side."""
+        found: list[Bound] = []
+        for name in (closed, open_):
+            value = schema.get(name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise _refused(place, f"{name} must be a number")
+            exact = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+            if not exact.is_finite() or abs(exact) > 10**18:
+                raise _refused(place, f"{name} is larger than 10^18")
+            bound = Bound(exact, name == open_)
+            if len(bound.digits[1]) > MAX_PLACES:
+                raise _refused(place, f"{name} has more than {MAX_PLACES} digits after the point")
+            found.append(bound)
+        if not found:
+            return None
+        narrower = max if closed == "minimum" else min
+        value = narrower(bound.value for bound in found)
+        return Bound(value, any(bound.open for bound in found if bound.value == value))
 
     def _reference(self, schema: dict[str, Any], place: str) -> Node:
         pointer = schema["$ref"]
@@ -299,7 +346,7 @@ class _Compiler:
             raise _refused(place, f"{beside[0]!r} beside $ref is not supported: move it into the schema referred to")
         target = self._resolve(pointer, place)
         if pointer not in self._references:
-            rule = self._references[pointer] = Rule(f"ref{len(self._references)}")
+            rule = self._references[pointer] = Rule(f"{self._prefix}ref{len(self._references)}")
             self.rules[rule.name] = rule  # stands for itself until it is known
             self.rules[rule.name] = self.node(target, pointer)
         return self._references[pointer]
@@ -365,22 +412,31 @@ class _Compiler:
         """`node` under a name, so that using it twice does not write it twice."""
         if isinstance(node, Rule):
             return node
-        rule = Rule(f"rule{len(self.rules)}")
+        rule = Rule(f"{self._prefix}rule{len(self.rules)}")
         self.rules[rule.name] = node
         return rule
 
 
-def _json(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or _encodable(text) else json.dumps(value)
+def _whole_numbers(low: Bound | None, high: Bound | None) -> Node | None:
+    least = None if low is None else math.floor(low.value) + 1 if low.open else math.ceil(low.value)
+    most = None if high is None else math.ceil(high.value) - 1 if high.open else math.floor(high.value)
+    return None if least is not None and most is not None and least > most else whole_in_range(least, most)
 
 
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "string": lambda value: isinstance(value, str),
+    "integer": lambda value: not isinstance(value, bool) and isinstance(value, int | float) and value % 1 == 0,
+    "number": lambda value: not isinstance(value, bool) and isinstance(value, int | float),
+    "boolean": lambda value: isinstance(value, bool),
+    "null": lambda value: value is None,
+}
+
+
+def _is_one_of(value: Any, types: Any) -> bool:
+    names = types if isinstance(types, list) else [types]
+    return any(_KINDS[name](value) for name in names if isinstance(name, str) and name in _KINDS)
 
 
 def _two(low: int, high: int) -> Node:

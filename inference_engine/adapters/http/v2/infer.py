@@ -45,6 +45,7 @@ class Wanted(NamedTuple):
 
 
 _ALL_JSON = Wanted()
+_ALL_BINARY = Wanted(default=True)
 
 
 class Infer:
@@ -58,7 +59,7 @@ class Infer:
         request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH))
         wanted = _ALL_JSON
         if request.outputs is not UNSET or request.parameters is not UNSET:
-            wanted = _wanted(request)
+            wanted = _ALL_BINARY if _is_all_binary(request) else _wanted(request)
         params = exchange.path_params
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
@@ -225,6 +226,14 @@ def _binary_size(tensor: InferInput) -> int | None:
     if tensor.data is not UNSET:
         raise InvalidTensor(f"input {tensor.name!r} has both data and binary_data_size", param=tensor.name)
     return size
+
+
+def _is_all_binary(request: InferRequest) -> bool:
+    """True for what clients of the binary extension usually say: only that everything is wanted so."""
+    parameters = request.parameters
+    if request.outputs is not UNSET or parameters is UNSET:
+        return False
+    return len(parameters) == 1 and parameters.get("binary_data_output") is True
 
 
 def _wanted(request: InferRequest) -> Wanted:

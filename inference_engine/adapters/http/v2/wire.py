@@ -70,8 +70,13 @@ NUMPY: dict[str, np.dtype[Any]] = {
 DATATYPES: dict[str, str] = {("bytes" if name == "BYTES" else dtype.name): name for name, dtype in NUMPY.items()}
 """The datatype of each dtype name of the domain."""
 
-BY_KIND: dict[tuple[str, int], str] = {(dtype.kind, dtype.itemsize): name for name, dtype in NUMPY.items()}
-"""The datatype by numpy's kind and size: `dtype.name` takes more than a microsecond."""
+_BY_KIND = {(dtype.kind, dtype.itemsize): name for name, dtype in NUMPY.items()}
+BY_CHAR: dict[str, str] = dict.fromkeys("OSU", "BYTES") | {
+    char: _BY_KIND[np.dtype(char).kind, np.dtype(char).itemsize]
+    for char in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
+    if (np.dtype(char).kind, np.dtype(char).itemsize) in _BY_KIND
+}
+"""The datatype by numpy's character: `dtype.name` takes more than a microsecond."""
 
 
 def _input_type(datatype: str, element: Any) -> type[InferInput]:

@@ -46,9 +46,10 @@ class Verbose(msgspec.Struct):
 
 
 class Progress(msgspec.Struct):
-    """`total` prompt tokens, of which `processed` are in the KV cache."""
+    """`total` prompt tokens, of which `processed` are in the KV cache; `cache` of them were there before."""
 
     total: int
+    cache: int = 0
     processed: int = 0
 
 
@@ -70,17 +71,12 @@ class ChunkError(msgspec.Struct):
     n_ctx: int = 0
 
 
-class Timings(msgspec.Struct):
-    """Only its presence matters."""
-
-
 class Chunk(msgspec.Struct):
-    """One event. `usage` marks the last one; `timings` in an earlier one says that a stop string was met."""
+    """One event. `usage` marks the last one."""
 
     choices: list[Choice] = []
     usage: ChunkUsage | None = None
     prompt_progress: Progress | None = None
-    timings: Timings | None = None
     error: ChunkError | None = None
     verbose: Verbose = msgspec.field(default_factory=Verbose, name="__verbose")
 

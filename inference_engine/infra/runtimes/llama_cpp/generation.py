@@ -1,16 +1,17 @@
 """Builds the completion llama.cpp is asked for, from a request and what of its answer was already delivered.
 
-Chat and completion take one path: the prompt as text, then the delivered tokens as ids, so that a continuation is
-exact to the token; a JSON schema becomes a grammar, cut to what may still follow the delivered text.
+Chat and completion take one path: the prompt as text or ids, then the delivered tokens as ids, so that a continuation
+is exact to the token; what binds the answer becomes a grammar, cut to what may still follow the delivered text.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from inference_engine.domain.errors import InvalidRequest
-from inference_engine.domain.requests import Chat, Complete, Generate, Sampling
+from inference_engine.domain.requests import Complete, Generate, Sampling
 from inference_engine.domain.results import Delivered
 from inference_engine.infra.runtimes.llama_cpp.options import SamplingDefaults
 
@@ -44,22 +45,28 @@ def delivered_ids(delivered: Delivered, echo: str, vocabulary: Vocabulary) -> li
 
 
 def completion_body(
-    prompt: str,
+    prompt: str | tuple[int, ...],
     request: Generate,
     ids: list[int],
     grammar: str | None,
+    markers: Sequence[str],
     vocabulary: Vocabulary,
     defaults: SamplingDefaults,
 ) -> dict[str, Any]:
-    """The body for `handle_completions`: continue `prompt` and the delivered `ids`."""
+    """The body for `handle_completions`: continue `prompt` and the delivered `ids`.
+
+    `markers` stay in the text where they are control tokens. Stop strings are not in it: they apply to what is left
+    when thoughts and calls are taken out, so the reader watches for them.
+    """
     return {
-        "prompt": [prompt, *ids] if ids else prompt,
+        "prompt": [*([prompt] if isinstance(prompt, str) else prompt), *ids] if ids or prompt == () else prompt,
         "stream": True,
         "verbose": True,  # the only way to learn token ids
         "return_progress": True,  # else a prefill cannot be cancelled
         "response_fields": ["stop_type"],  # keeps the prompt and all settings out of the last chunk
         "cache_prompt": True,
         **({"grammar": grammar} if grammar else {}),
+        **({"preserved_tokens": list(markers)} if markers else {}),
         **_sampling(request.sampling, len(ids), vocabulary, defaults),
     }
 
@@ -67,16 +74,14 @@ def completion_body(
 def _sampling(sampling: Sampling, delivered: int, vocabulary: Vocabulary, defaults: SamplingDefaults) -> dict[str, Any]:
     body: dict[str, Any] = {
         name: value
-        for name in SamplingDefaults.__struct_fields__
-        for value in [getattr(sampling, name) if getattr(sampling, name) is not None else getattr(defaults, name)]
+        for name in (*SamplingDefaults.__struct_fields__, "typical_p", "repeat_last_n")
+        for value in [getattr(sampling, name) if getattr(sampling, name) is not None else getattr(defaults, name, None)]
         if value is not None
     }
     if sampling.max_tokens is not None:
         body["n_predict"] = sampling.max_tokens - delivered
     if sampling.seed is not None:
         body["seed"] = _seed(sampling.seed, delivered)
-    if sampling.stop:
-        body["stop"] = list(sampling.stop)
     if sampling.logprobs is not None:
         body["n_probs"] = max(1, sampling.logprobs)
     if sampling.logit_bias:
@@ -100,14 +105,6 @@ def _known(token: int, vocabulary: Vocabulary) -> int:
             f"logit_bias names token {token}, the model's tokens are 0 to {vocabulary.size - 1}", param="logit_bias"
         )
     return token
-
-
-def message_bodies(request: Chat) -> list[dict[str, Any]]:
-    """The messages as a chat template takes them."""
-    return [
-        {"role": message.role, "content": message.text, **({"name": message.name} if message.name else {})}
-        for message in request.messages
-    ]
 
 
 def prompt_field(request: Generate) -> str:

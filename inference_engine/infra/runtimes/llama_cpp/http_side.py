@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,30 @@ class HttpSide:
         """What the server says of its model (`/props`)."""
         return self._call("GET", "/props", None)
 
-    def apply_template(self, messages: list[dict[str, Any]], template_options: dict[str, Any]) -> str:
-        """The prompt for `messages`, exactly as `/chat/completions` would build it.
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of these tokens."""
+        return str(self._call("POST", "/detokenize", {"tokens": list(ids)})["content"])
+
+    def apply_template(
+        self, messages: list[dict[str, Any]], switches: dict[str, Any], tools: list[dict[str, Any]] | None = None
+    ) -> str:
+        """The prompt for `messages` and `tools`, exactly as `/chat/completions` would build it.
+
+        `switches` are further variables of the template.
 
         Raises:
             HttpSideError: the template refuses the messages.
         """
-        body = {"messages": messages, "chat_template_kwargs": template_options}
+        body = {"messages": messages, "chat_template_kwargs": switches, **({"tools": tools} if tools else {})}
         return str(self._call("POST", "/apply-template", body)["prompt"])
 
     def tokenize(self, text: str, *, prompt: bool = False) -> list[int]:
         """The ids of plain `text`; for a `prompt`, special tokens are recognised and BOS is added, as for requests."""
-        body = {"content": text, "add_special": prompt, "parse_special": prompt}
+        return self.split(text, add_special=prompt, parse_special=prompt)
+
+    def split(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """The ids of `text`, with those that the model puts around every prompt, and with special tokens recognised."""
+        body = {"content": text, "add_special": add_special, "parse_special": parse_special}
         return list(self._call("POST", "/tokenize", body)["tokens"])
 
     def _call(self, method: str, path: str, body: object) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Loads a GGUF model into llama.cpp (xllamacpp) and answers chats and completions; the map of this folder.
 
 load: `gguf_file` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
-generate: the prompt is rendered, `json_schema` and `grammar` bind the answer, `generation` builds the request,
+generate: `prompts` renders the prompt, `infra/text` binds and reads the answer, `generation` builds the request,
 `stream` turns its chunks (`chunks`) into deltas.
 
 The process that loads a model should be started with OMP_WAIT_POLICY=passive (else OpenMP's threads spin, and on busy
@@ -19,7 +19,6 @@ import msgspec
 
 from inference_engine.domain.errors import (
     InferenceFailed,
-    InvalidRequest,
     ModelLoadFailed,
     RunnerLost,
     RuntimeMissing,
@@ -27,7 +26,7 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import Loaded, Sink
-from inference_engine.domain.requests import Chat, Complete, Constraint, Generate, JsonSchema, Transcribe
+from inference_engine.domain.requests import Chat, Complete, Generate, Transcribe
 from inference_engine.domain.results import Delivered, Done, Usage
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.infra.runtimes.files import artifact_path
@@ -35,19 +34,18 @@ from inference_engine.infra.runtimes.llama_cpp import options as sizes
 from inference_engine.infra.runtimes.llama_cpp.generation import (
     completion_body,
     delivered_ids,
-    message_bodies,
     prompt_field,
 )
 from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
 from inference_engine.infra.runtimes.llama_cpp.options import LlamaCppOptions, SamplingDefaults
-from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream
+from inference_engine.infra.runtimes.llama_cpp.prompts import Prompt, Prompts
+from inference_engine.infra.runtimes.llama_cpp.stream import Plan, Stream, reader_after
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.threads import thread_count
-from inference_engine.infra.text.grammar import MismatchError, remaining, to_gbnf
-from inference_engine.infra.text.json_schema import compile_schema
-
-_OPEN_THOUGHT = "<think>"
+from inference_engine.infra.text.answers import answer_form
+from inference_engine.infra.text.grammar import Language, MismatchError
+from inference_engine.infra.text.tool_syntax import ChatStyle, detect_style
 
 
 class LlamaCppRuntime(RuntimeDefaults):
@@ -63,7 +61,8 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._context = 0
         self._defaults = SamplingDefaults()
         self._vocabulary = 0
-        self._chat = False
+        self._style: ChatStyle | None = None
+        self._prompts: Prompts
         self._spaced = False  # SentencePiece puts a space before every text, also in the middle of an answer
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
@@ -85,9 +84,11 @@ class LlamaCppRuntime(RuntimeDefaults):
         self._context = int(properties["default_generation_settings"]["n_ctx"])
         self._vocabulary = head.length("tokenizer.ggml.tokens")
         self._spaced = head.metadata.get("tokenizer.ggml.model") != "gpt2"
-        self._chat = template is not None or "tokenizer.chat_template" in head.metadata
+        template = template or head.metadata.get("tokenizer.chat_template")
+        self._style = None if template is None else detect_style(template)
+        self._prompts = Prompts(self._http, self._style, self._vocabulary)
         return Loaded(
-            kinds=("chat", "complete") if self._chat else ("complete",),
+            kinds=("complete",) if self._style is None else ("chat", "complete"),
             concurrency=parallel,
             context_length=self._context,
             details=_details(head, properties, threads),
@@ -97,23 +98,27 @@ class LlamaCppRuntime(RuntimeDefaults):
         if isinstance(request, Transcribe):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
         prompt = self._prompt(request)
-        echo = prompt if isinstance(request, Complete) and request.echo else ""
+        form = answer_form(request, self._style or ChatStyle(), thinking=prompt.thinking)
+        echo = prompt.echo
         ids = delivered_ids(delivered, echo, self)
+        reader = reader_after(form, delivered, echo)
         limit = request.sampling.max_tokens
         if limit is not None and len(ids) >= limit:
-            sink.emit(Done("length", Usage(len(self._tokenize(prompt, prompt=True)), len(ids))))
+            usage = Usage(len(self._ids(prompt)), len(ids), reasoning_tokens=delivered.reasoning_tokens)
+            sink.emit(Done("length", usage))
             return
-        grammar = None if request.constraint is None else _grammar(request.constraint, delivered.text[len(echo) :])
-        body = completion_body(prompt, request, ids, grammar, self, self._defaults)
+        grammar = _grammar(form.language, delivered.text[len(echo) :])
+        body = completion_body(prompt.content, request, ids, grammar, form.markers, self, self._defaults)
         plan = Plan(
             prompt_field(request),
             self._context,
             limit,
             delivered=len(ids),
+            reasoning_tokens=delivered.reasoning_tokens,
             logprobs=request.sampling.logprobs,
             echo="" if delivered.text else echo,
         )
-        self._complete(body, plan, sink)
+        self._complete(body, Stream(plan, reader, sink))
 
     def close(self) -> None:
         self._server = None  # its destructor ends the decoding loop and joins its threads
@@ -129,7 +134,7 @@ class LlamaCppRuntime(RuntimeDefaults):
     def tokenize(self, request: Generate) -> tuple[int, ...]:
         if isinstance(request, Transcribe):
             raise UnsupportedTask("this model writes text, it hears nothing: ask it for a chat", param="model")
-        return tuple(self._tokenize(self._prompt(request), prompt=True))
+        return self._ids(self._prompt(request))
 
     def token_ids(self, text: str) -> list[int]:
         """The ids of plain text in the middle of an answer."""
@@ -170,49 +175,37 @@ class LlamaCppRuntime(RuntimeDefaults):
             self.close()
             raise ModelLoadFailed(f"llama.cpp loaded the model but does not answer: {error}") from error
 
-    def _prompt(self, request: Chat | Complete) -> str:
-        if isinstance(request, Complete):
-            if not isinstance(request.prompt, str):
-                raise UnsupportedTask("token ids as a prompt are not supported: send text", param="prompt")
-            return request.prompt
-        if not self._chat:
-            raise UnsupportedTask(
-                "this model has no chat template: use completions, or set options.chat_template in model.yaml"
-            )
-        constrained = request.constraint is not None
+    def _prompt(self, request: Chat | Complete) -> Prompt:
         try:
-            prompt = self._http.apply_template(
-                message_bodies(request), {"enable_thinking": False} if constrained else {}
-            )
+            return self._prompts.of(request)
         except HttpSideError as error:
-            raise InvalidRequest(
-                f"the model's chat template refuses the messages: {error}", param="messages"
-            ) from error
-        if constrained and prompt.rstrip().endswith(_OPEN_THOUGHT):
-            prompt += "\n</think>\n\n"  # a template that always thinks: JSON must not land inside the thought
-        return prompt
+            raise InferenceFailed(f"llama.cpp cannot make the prompt: {error}") from error
 
-    def _complete(self, body: dict[str, Any], plan: Plan, sink: Sink) -> None:
-        stream = Stream(plan, sink)
+    def _ids(self, prompt: Prompt) -> tuple[int, ...]:
+        try:
+            return self._prompts.ids(prompt)
+        except HttpSideError as error:
+            raise InferenceFailed(f"llama.cpp cannot tokenize: {error}") from error
+
+    def _complete(self, body: dict[str, Any], stream: Stream) -> None:
         try:
             self._server.handle_completions(msgspec.json.encode(body), stream)
         except (RuntimeError, ValueError) as error:
             raise InferenceFailed(f"llama.cpp failed: {error}") from error
         if stream.error is not None:
             raise stream.error
-        if not stream.finished and not sink.cancelled:
+        if not stream.finished and not stream.cancelled:
             raise InferenceFailed("llama.cpp ended the answer without a final chunk")
 
 
-def _grammar(constraint: Constraint, given: str) -> str:
-    """The grammar that binds an answer to `constraint` after `given`, the part of it that is there already."""
-    if not isinstance(constraint, JsonSchema):
-        raise InvalidRequest("only JSON schemas can bind the answer of this model", param="response_format")
-    root, rules = compile_schema(constraint.schema)
+def _grammar(language: Language | None, given: str) -> str | None:
+    """The grammar that binds an answer after `given`, the part of it that is there already."""
+    if language is None:
+        return None
     try:
-        return to_gbnf(remaining(root, rules, given), rules)
+        return language.after(given).gbnf()
     except MismatchError as error:
-        raise RunnerLost(f"an answer bound to a JSON schema cannot be continued: {error}") from error
+        raise RunnerLost(f"a bound answer cannot be continued: {error}") from error
 
 
 def _params(options: LlamaCppOptions, path: Path, *, device: str, threads: int) -> Any:

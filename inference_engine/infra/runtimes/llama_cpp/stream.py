@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from inference_engine.domain.errors import ContextLengthExceeded, EngineError, InvalidRequest
 from inference_engine.domain.ports import Sink
-from inference_engine.domain.results import Done, FinishReason, PositionLogprobs, TextDelta, Usage
+from inference_engine.domain.results import Delivered, Done, FinishReason, PositionLogprobs, TextDelta, Usage
 from inference_engine.infra.runtimes.llama_cpp.chunks import (
     Choice,
     Chunk,
@@ -16,6 +16,8 @@ from inference_engine.infra.runtimes.llama_cpp.chunks import (
     engine_error,
     position_logprobs,
 )
+from inference_engine.infra.text.answers import AnswerForm
+from inference_engine.infra.text.reading import AnswerReader
 
 
 @dataclass(frozen=True)
@@ -29,28 +31,40 @@ class Plan:
     context: int
     max_tokens: int | None
     delivered: int = 0
+    reasoning_tokens: int = 0
     logprobs: int | None = None
     echo: str = ""
+
+
+def reader_after(form: AnswerForm, delivered: Delivered, echo: str) -> AnswerReader:
+    """A reader that has read what an earlier runner delivered after the echoed prompt."""
+    reader = AnswerReader(form)
+    reader.skip(delivered.text[len(echo) :])
+    return reader
 
 
 class Stream:
     """The callback of one completion. Never raises: llama.cpp's binding would swallow it; see `error` instead.
 
-    A token whose text is held back (it may begin a stop string) waits for its text. A character made of several
-    tokens arrives as one chunk that names only the last of them: its delta carries no ids.
+    A character made of several tokens arrives as one chunk that names only the last of them: its text carries no ids.
+    A control token without text lends its id to the text after it.
     """
 
-    def __init__(self, plan: Plan, sink: Sink) -> None:
+    def __init__(self, plan: Plan, reader: AnswerReader, sink: Sink) -> None:
         self.error: BaseException | None = None
         self.finished = False
         self._plan = plan
+        self._reader = reader
         self._sink = sink
         self._predicted = 0
         self._tokens: list[int] = []
         self._exact = True
         self._logprobs: list[PositionLogprobs] = []
-        self._last: TextDelta | None = None
-        self._started = False
+        self._progress: Progress | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        return self._sink.cancelled
 
     def __call__(self, raw: bytes) -> bool:
         """Take one chunk; True ends the completion."""
@@ -69,12 +83,12 @@ class Stream:
             self._finish(chunk.choices[0], chunk.usage)
         else:
             self._token(chunk)
-        return False
+        return self.finished
 
     def _start(self, progress: Progress) -> None:
-        if self._started:
+        if self._progress is not None:
             return
-        self._started = True
+        self._progress = progress
         plan = self._plan
         prompt = progress.total - plan.delivered
         if prompt + (plan.max_tokens or 0) > plan.context:
@@ -96,25 +110,31 @@ class Stream:
             self._logprobs += [position_logprobs(position, wanted) for position in choice.logprobs.content]
         if not choice.text:
             return
-        stopped = chunk.timings is not None
-        ids = tuple(self._tokens) if self._exact and not stopped else ()
-        delta = TextDelta(choice.text, ids, tuple(self._logprobs))
+        ids = tuple(self._tokens) if self._exact else ()
+        deltas = self._reader.feed(choice.text, ids, tuple(self._logprobs))
         self._tokens, self._exact, self._logprobs = [], True, []
-        if stopped:  # the text before a stop string goes out together with Done, so that no cut can fall between
-            self._last = delta
-        else:
-            self._sink.emit(delta)
+        if self._reader.stopped and self._progress is not None:
+            # what stands before a stop string goes out together with Done, so that no cut can fall between
+            self._sink.emit(*deltas, self._done("stop", self._progress.total, self._predicted, self._progress.cache))
+            self.finished = True
+        elif deltas:
+            self._sink.emit(*deltas)
 
     def _finish(self, choice: Choice, usage: ChunkUsage) -> None:
         if usage.prompt_tokens == 0:
             raise InvalidRequest(f"{self._plan.prompt_field} holds no tokens", param=self._plan.prompt_field)
-        delivered = self._plan.delivered
-        prompt = usage.prompt_tokens - delivered
-        cached = min(usage.prompt_tokens_details.cached_tokens, prompt)
-        reason: FinishReason = "stop" if choice.finish_reason == "stop" else "length"
-        done = Done(reason, Usage(prompt, usage.completion_tokens + delivered, cached))
-        self._sink.emit(*(() if self._last is None else (self._last,)), done)
+        reason = self._reader.reason("stop" if choice.finish_reason == "stop" else "length")
+        cached = usage.prompt_tokens_details.cached_tokens
+        deltas = self._reader.finish()
+        self._sink.emit(*deltas, self._done(reason, usage.prompt_tokens, usage.completion_tokens, cached))
         self.finished = True
+
+    def _done(self, reason: FinishReason, total: int, predicted: int, cached: int) -> Done:
+        """`total` tokens were in the prompt llama.cpp saw, `cached` of them known; `predicted` it wrote itself."""
+        plan = self._plan
+        prompt = total - plan.delivered
+        thought = plan.reasoning_tokens + self._reader.reasoning_tokens
+        return Done(reason, Usage(prompt, predicted + plan.delivered, min(cached, prompt), thought))
 
     def _blame(self, error: EngineError) -> EngineError:
         if isinstance(error, ContextLengthExceeded):
