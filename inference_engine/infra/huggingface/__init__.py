@@ -1,1 +1,1 @@
-"""What every runtime on a Hugging Face model folder shares: reading the folder, prompts, images, tokens back to text."""
+"""What every runtime on a Hugging Face model folder shares: reading the folder, prompts, images, text from tokens."""

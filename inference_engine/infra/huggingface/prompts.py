@@ -1,4 +1,4 @@
-"""Makes the prompt of a request with the model's own tokenizer: renders chats, takes token ids, puts a suffix behind a gap."""
+"""Makes the prompt of a request with the model's own tokenizer: renders chats, takes token ids, asks to fill a gap."""
 
 from __future__ import annotations
 

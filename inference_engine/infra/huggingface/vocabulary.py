@@ -25,9 +25,9 @@ class Vocabulary:
         self.size = size
         self.special: frozenset[int] = frozenset(tokenizer.all_special_ids)
         self._added = {token: str(added) for token, added in tokenizer.added_tokens_decoder.items()}
-        self._control = frozenset(
-            token for token, added in tokenizer.added_tokens_decoder.items() if added.special
-        ) | self.special
+        self._control = (
+            frozenset(token for token, added in tokenizer.added_tokens_decoder.items() if added.special) | self.special
+        )
         backend = getattr(tokenizer, "backend_tokenizer", None)
         decoder = json.dumps(json.loads(backend.to_str()).get("decoder")) if backend is not None else ""
         self._bytes = _byte_level() if "ByteLevel" in decoder else None

@@ -1,4 +1,4 @@
-"""Turns the ids a model writes, one after another, into deltas in a sink: the same for every runtime that yields ids."""
+"""Turns the ids a model writes, one after another, into deltas in a sink: for every runtime that yields ids."""
 
 from __future__ import annotations
 

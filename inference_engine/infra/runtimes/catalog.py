@@ -12,7 +12,13 @@ from inference_engine.domain.ports import Runtime, RuntimeInfo
 
 GROUP = "inference_engine.runtimes"
 
-LIBRARIES = {"llama_cpp": "xllamacpp", "onnx": "onnxruntime", "python": ""}
+LIBRARIES = {
+    "llama_cpp": "xllamacpp",
+    "onnx": "onnxruntime",
+    "python": "",
+    "transformers": "transformers",
+    "vllm": "vllm",
+}
 """The library behind each runtime of this package; another package's runtime stands for itself."""
 
 
