@@ -54,7 +54,9 @@ PROMPTS = ("The quick brown", "What is", '{"name": "value", "count"', "Grüße a
 
 
 def manifest(task: str = "", **options: Any) -> Manifest:
-    return Manifest("m", "1", "transformers", ".", task=task, execution=Execution(threads=1, device="cpu"), options=options)
+    return Manifest(
+        "m", "1", "transformers", ".", task=task, execution=Execution(threads=1, device="cpu"), options=options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +129,7 @@ def tokens_of(deltas: list[Delta]) -> list[int]:
     return [token for delta in deltas if not hasattr(delta, "reason") for token in delta.tokens]
 
 
-# -- writing ------------------------------------------------------------------------------------------------------------
+# -- writing
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral", "mamba"])
@@ -284,10 +286,15 @@ def test_a_required_tool_call_parses_and_fits_its_schema(opened: Callable[..., O
     pytest.importorskip("xgrammar", reason="xgrammar is not installed")
     import json
 
-    schema = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
     request = Chat(
         (Message("user", "Weather?"),),
-        Sampling(max_tokens=300, temperature=0.0),
+        Sampling(max_tokens=90, temperature=0.0),
         tools=(Tool("weather", parameters=schema),),
         tool_choice=ToolChoice("required", parallel=False),
     )
@@ -347,7 +354,7 @@ def test_weights_are_rounded_when_asked_for(models: Callable[[str], Path], bits:
     runtime.close()
 
 
-# -- what may be loaded -------------------------------------------------------------------------------------------------
+# -- what may be loaded
 
 
 def test_pickled_weights_and_foreign_code_need_trust(models: Callable[[str], Path], tmp_path: Path) -> None:
@@ -395,7 +402,7 @@ def test_damaged_or_missing_files_are_named(models: Callable[[str], Path], tmp_p
         TransformersRuntime().load(cuda, models("llama"))
 
 
-# -- rows of text -------------------------------------------------------------------------------------------------------
+# -- rows of text
 
 
 @pytest.mark.parametrize("mode", ["mean_tokens", "cls_token", "lasttoken"])
@@ -460,7 +467,7 @@ def test_texts_are_classified(opened: Callable[..., Open]) -> None:
         one.runtime.generate(Complete("a"), Delivered(), Recorder())
 
 
-# -- images -------------------------------------------------------------------------------------------------------------
+# -- images
 
 
 def image(color: tuple[int, int, int], size: int = 40) -> ImagePart:
@@ -504,7 +511,7 @@ def test_what_is_no_image_or_too_large_is_refused(opened: Callable[..., Open]) -
         assert caught.value.param == "messages[0].content"
 
 
-# -- speech -------------------------------------------------------------------------------------------------------------
+# -- speech
 
 
 def recording(seconds: float, rate: int = 22050, hertz: float = 440.0) -> bytes:
@@ -531,10 +538,11 @@ def test_whisper_writes_what_the_library_writes(opened: Callable[..., Open]) -> 
     features = extractor(decode_audio(audio, 16000, 60, 1 << 20), sampling_rate=16000, return_tensors="pt")
     expected = model.generate(features["input_features"], language="de", task="transcribe", do_sample=False)[0].tolist()
     words = transformers.AutoTokenizer.from_pretrained(one.folder)
-    text = [token for token in expected if token not in words.all_special_ids]
-    got = tokens_of(sink.deltas)
-    assert got[: len(text)] == text or text[: len(got)] == got, (got, text)
-    assert min(len(got), len(text)) > 3
+    first_time = words.convert_tokens_to_ids("<|0.00|>")
+    end = next((place for place, token in enumerate(expected) if token >= first_time), len(expected))
+    text = [token for token in expected[:end] if token not in words.all_special_ids]
+    assert len(text) > 3
+    assert tokens_of(sink.deltas)[: len(text)] == text
 
 
 def test_segments_cover_a_long_recording_in_order(opened: Callable[..., Open]) -> None:
@@ -585,7 +593,11 @@ def test_a_ctc_model_labels_what_the_library_labels(opened: Callable[..., Open])
 def test_resampling_keeps_a_tone_and_drops_what_the_new_rate_cannot_hold() -> None:
     from inference_engine.infra.runtimes.transformers.audio import resampled
 
-    for hertz, source, target, level in ((440.0, 44100, 16000, 0.707), (440.0, 8000, 16000, 0.707), (12000.0, 44100, 16000, 0.0)):
+    for hertz, source, target, level in (
+        (440.0, 44100, 16000, 0.707),
+        (440.0, 8000, 16000, 0.707),
+        (12000.0, 44100, 16000, 0.0),
+    ):
         samples = np.sin(2 * np.pi * hertz * np.arange(source) / source).astype(np.float32)
         output = resampled(samples, source, target)
         assert len(output) == target
@@ -594,5 +606,3 @@ def test_resampling_keeps_a_tone_and_drops_what_the_new_rate_cannot_hold() -> No
         if level:
             expected = np.sin(2 * np.pi * hertz * np.arange(target) / target)[1000:-1000]
             np.testing.assert_allclose(middle, expected, atol=0.01)
-
-

@@ -81,7 +81,7 @@ class AnswerWriter:
         sink: Sink,
     ) -> None:
         """`ids` are those of `delivered`."""
-        self._prompt_tokens = prompt_tokens
+        self.prompt_tokens = prompt_tokens
         self._tokens = len(ids)
         self._thought = delivered.reasoning_tokens
         self._sink = sink
@@ -122,4 +122,4 @@ class AnswerWriter:
 
     def _done(self, reason: FinishReason, cached_tokens: int) -> Done:
         thought = self._thought + self._reader.reasoning_tokens
-        return Done(reason, Usage(self._prompt_tokens, self._tokens, cached_tokens, thought))
+        return Done(reason, Usage(self.prompt_tokens, self._tokens, cached_tokens, thought))

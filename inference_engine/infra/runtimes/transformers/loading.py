@@ -44,13 +44,7 @@ class LoadedModel:
     def add_adapters(self, folders: dict[str, Path]) -> None:
         """Load PEFT adapters by their names; none of them is active afterwards."""
         for name, folder in folders.items():
-            self.model.load_adapter(
-                str(folder),
-                adapter_name=name,
-                use_safetensors=True,
-                local_files_only=True,
-                torch_device=self.placement.device,
-            )
+            self.model.load_adapter(str(folder), adapter_name=name, use_safetensors=True)
         if folders:
             self.model.disable_adapters()
             self.model.eval()

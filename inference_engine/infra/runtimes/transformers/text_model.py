@@ -139,5 +139,3 @@ class TextModel:
             return None
         top = tuple([token_logprob(self._vocabulary, token, logprob) for token, logprob in chosen.top])
         return PositionLogprobs(token_logprob(self._vocabulary, chosen.token, chosen.logprob), top)
-
-

@@ -100,19 +100,18 @@ class SteppedEngine:
             entering, self._entering = self._entering, []
         for answering, request in entering:
             try:
-                answering.id = self._engine.add_request(answering.id, **request)
-                self._running[answering.id.rpartition("-")[0] or answering.id] = answering
+                self._engine.add_request(answering.id, **request)
+                self._running[answering.id] = answering
             except ValueError as error:  # what vLLM refuses, refuses by this
                 answering.events.put(InvalidRequest(f"vLLM refuses the request: {error}"))
             except Exception as error:  # this request alone is at fault
                 answering.events.put(InferenceFailed(f"vLLM failed: {type(error).__name__}: {error}"))
 
     def _leave(self) -> None:
-        for key, answering in list(self._running.items()):
-            if not answering.wanted():
-                self._engine.abort_request([answering.id], internal=True)
-                del self._running[key]
-                answering.events.put(None)
+        for answering in [one for one in self._running.values() if not one.wanted()]:
+            self._engine.abort_request([answering.id])
+            del self._running[answering.id]
+            answering.events.put(None)
 
     def _give(self, output: Any) -> None:
         answering = self._running.get(output.request_id)
