@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from inference_engine.domain.errors import EngineError, InvalidTensor, UnsupportedTask
 from inference_engine.domain.model import Manifest, ModelRef, Signature, TensorSpec
 from inference_engine.domain.ports import (
@@ -20,6 +22,7 @@ from inference_engine.domain.ports import (
     ExecutorState,
     ExecutorStatus,
     Loaded,
+    Media,
     Sink,
     StoredModel,
 )
@@ -32,10 +35,12 @@ from inference_engine.domain.results import (
     PositionLogprobs,
     TextDelta,
     TokenLogprob,
+    ToolCallDelta,
     Usage,
 )
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Tensors, concatenate, split
+from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, texts_of
 
 ANY_ROWS = -1
 ECHO_SIGNATURE = Signature(
@@ -122,6 +127,23 @@ def renamed(batch: Tensors, outputs: Sequence[str]) -> dict[str, Any]:
     return dict(zip(outputs, batch.values(), strict=True))
 
 
+def text_outputs(batch: Tensors) -> dict[str, Any]:
+    """What a fake that embeds or reranks computes, one token for each word.
+
+    The vector of a text is its length in characters, its words and 1; the score of a document is the share of the
+    query's words that it holds.
+    """
+    if TEXT in batch:
+        words = [text.split() for text in texts_of(batch[TEXT])]
+        vectors = [(sum(map(len, found)), len(found), 1) for found in words]
+        return {EMBEDDING: np.array(vectors, np.float32), TOKENS: np.array([len(found) for found in words], np.int32)}
+    pairs = zip(texts_of(batch[QUERY]), texts_of(batch[DOCUMENT]), strict=True)
+    split_pairs = [(query.split(), document.split()) for query, document in pairs]
+    scores = [sum(word in document for word in query) / max(1, len(query)) for query, document in split_pairs]
+    tokens = [len(query) + len(document) for query, document in split_pairs]
+    return {SCORE: np.array(scores, np.float32), TOKENS: np.array(tokens, np.int32)}
+
+
 def last_text(request: Generate) -> str:
     """What a request says last: the text a fake answers to."""
     if isinstance(request, Chat):
@@ -134,10 +156,12 @@ def last_text(request: Generate) -> str:
 class FakeExecutor:
     """`Executor` without a model.
 
-    Predict requests are answered by `compute` (default: the inputs come back under the signature's output names).
-    Generations are answered with `words`, one delta each; `hold` stops before the word of that index until `go` is
-    set. `fail` is raised instead of computing; with `fail_after`, only after that many words. `closed` counts
-    generations that were closed before their end; `started` is set when one begins to wait.
+    Predict requests are answered by `compute` (default: the inputs come back under the signature's output names, and
+    with the kinds `embed` or `rerank` what `text_outputs` says). Generations are answered with `words`, one delta
+    each, or with what `script` gives for the request: any deltas, to which a `Done` is added if they have none. `hold`
+    stops before the word of that index until `go` is set. `fail` is raised instead of computing; with `fail_after`,
+    only after that many words. `closed` counts generations that were closed before their end; `started` is set when one
+    begins to wait.
     """
 
     batches_in_flight = 1
@@ -149,15 +173,19 @@ class FakeExecutor:
         kinds: tuple[Kind, ...] = ("predict",),
         compute: Callable[[Tensors], dict[str, Any]] | None = None,
         words: Sequence[str] = ("Hello", ", ", "world", "!"),
+        script: Callable[[Generate], Iterable[Delta]] | None = None,
         reason: FinishReason = "stop",
         hold: int | None = None,
         fail: Exception | None = None,
         fail_after: int | None = None,
         concurrency: int = 4,
         context_length: int | None = 4096,
+        adapters: tuple[str, ...] = (),
+        media: tuple[Media, ...] = (),
     ) -> None:
-        self.loaded = Loaded(kinds, signature, concurrency, context_length)
+        self.loaded = Loaded(kinds, signature, concurrency, context_length, adapters, media)
         self.words = list(words)
+        self.script = script
         self.reason: FinishReason = reason
         self.hold = hold
         self.fail = fail
@@ -168,7 +196,7 @@ class FakeExecutor:
         self.closed = 0
         self.requests: list[Generate] = []
         self.state: ExecutorState = "stopped"
-        self._compute = compute or self._echo
+        self._compute = compute or (text_outputs if {"embed", "rerank"} & set(kinds) else self._echo)
 
     async def start(self) -> Loaded:
         self.state = "ready"
@@ -205,6 +233,10 @@ class FakeExecutor:
             self.ended.set()
 
     async def _deltas(self, request: Generate) -> AsyncGenerator[Delta]:
+        if self.script is not None:
+            async for delta in self._scripted(request, self.script(request)):
+                yield delta
+            return
         prompt = last_text(request)
         if isinstance(request, Complete) and request.echo:
             yield TextDelta(prompt)
@@ -218,6 +250,18 @@ class FakeExecutor:
             yield TextDelta(word, (index,), self._logprobs(word, request.sampling.logprobs))
         reason: FinishReason = "length" if limit < len(self.words) else self.reason
         yield Done(reason, Usage(len(prompt.split()), min(limit, len(self.words)), 0))
+
+    async def _scripted(self, request: Generate, deltas: Iterable[Delta]) -> AsyncGenerator[Delta]:
+        reason, count = self.reason, 0
+        for delta in deltas:
+            if self.fail is not None and count == (self.fail_after or 0):
+                raise self.fail
+            yield delta
+            if isinstance(delta, Done):
+                return
+            count += 1
+            reason = "tool_calls" if isinstance(delta, ToolCallDelta) else reason
+        yield Done(reason, Usage(len(last_text(request).split()), count))
 
     @staticmethod
     def _logprobs(word: str, count: int | None) -> tuple[PositionLogprobs, ...]:

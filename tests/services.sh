@@ -16,5 +16,13 @@ install() { # COMMAND PACKAGE...
     || { missing "$command" "see /tmp/inference-engine-apt.log"; return 1; }
 }
 
+npm_client() { # PACKAGE@VERSION FOLDER
+  [ -d "$2/node_modules/${1%@*}" ] && return 0
+  command -v npm >/dev/null 2>&1 || { missing "the npm package $1" "install Node.js with npm"; return 1; }
+  mkdir -p "$2" && (cd "$2" && timeout 180 npm install --no-audit --no-fund --silent "$1" >/tmp/inference-engine-npm.log 2>&1) \
+    || { missing "the npm package $1" "see /tmp/inference-engine-npm.log"; return 1; }
+}
+
 install chromium chromium fonts-dejavu-core
+npm_client openai@6.49.0 "$(dirname "$0")/../build/npm-openai"
 exit 0

@@ -10,23 +10,22 @@ import itertools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import msgspec
 import numpy as np
 
-from inference_engine.domain.errors import InvalidRequest, InvalidTensor
-from inference_engine.domain.model import Manifest, Signature
-from inference_engine.domain.requests import Call, Chat, Complete, JsonSchema, Message, Predict, Principal, Sampling
-from inference_engine.domain.results import Delta, Done, Prediction, Served, TextDelta, Usage
+from inference_engine.adapters.python_arguments import Messages, as_arrays, audio_bytes, generation_request
+from inference_engine.domain.answers import Answer
+from inference_engine.domain.model import Manifest
+from inference_engine.domain.requests import Call, Embed, Generate, Predict, Principal, Rerank, Sampling, Transcribe
+from inference_engine.domain.results import Delta, Embeddings, Prediction, Ranking, Served, TextDelta, Usage
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService, ModelStatus
 
 Result = TypeVar("Result")
-Messages = str | Sequence[Mapping[str, str] | Message]
 _LOCAL = Principal(tenant="default", key_id="local")
-_SAMPLING_FIELDS = frozenset(Sampling.__struct_fields__)
 
 
 class AsyncEngine:
@@ -78,9 +77,14 @@ class AsyncEngine:
     ) -> AsyncGenerator[Delta]:
         """Stream an answer: to a conversation (`messages`, or one user message as a string) or after a `prompt`.
 
-        Keyword arguments are the fields of `Sampling`, and `json_schema`. Raises what `InferenceService.generate` does.
+        Keyword arguments are the fields of `Sampling`; one of `json_schema`, `regex` and `grammar`; and for messages
+        `tools` (the fields of `Tool`), `tool_choice` and `reasoning`. Raises what `InferenceService.generate` does.
         """
-        request = generation_request(messages, prompt, sampling)
+        async with aclosing(self._deltas(target, generation_request(messages, prompt, sampling))) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _deltas(self, target: str, request: Generate) -> AsyncGenerator[Delta]:
         generation = await self._inference.generate(target, request, self._call())
         async with aclosing(generation.deltas) as deltas:
             async for delta in deltas:
@@ -88,8 +92,49 @@ class AsyncEngine:
 
     async def chat(self, target: str, messages: Messages, **sampling: Any) -> str:
         """The whole answer of the assistant as one string."""
-        async with aclosing(self.generate(target, messages, **sampling)) as deltas:
-            return "".join([delta.text async for delta in deltas if isinstance(delta, TextDelta)])
+        return (await self.answer(target, messages, **sampling)).text
+
+    async def answer(self, target: str, messages: Messages, **sampling: Any) -> Answer:
+        """The whole answer with its reasoning, tool calls and usage. Arguments are those of `generate`."""
+        return await self._gathered(target, generation_request(messages, None, sampling))
+
+    async def _gathered(self, target: str, request: Generate) -> Answer:
+        answer = Answer()
+        async with aclosing(self._deltas(target, request)) as deltas:
+            async for delta in deltas:
+                answer.add(delta)
+        return answer
+
+    async def embed(self, target: str, texts: str | Sequence[str], *, dimensions: int | None = None) -> Embeddings:
+        """One vector for each text. Raises what `InferenceService.embed` does."""
+        wanted = Embed((texts,) if isinstance(texts, str) else tuple(texts), dimensions)
+        return await self._inference.embed(target, wanted, self._call())
+
+    async def rerank(self, target: str, query: str, documents: Sequence[str]) -> Ranking:
+        """A score for each document, in their order. Raises what `InferenceService.rerank` does."""
+        return await self._inference.rerank(target, Rerank(query, tuple(documents)), self._call())
+
+    async def transcribe(
+        self,
+        target: str,
+        audio: bytes | str | Path,
+        *,
+        language: str | None = None,
+        prompt: str = "",
+        translate: bool = False,
+        timestamps: bool = False,
+        temperature: float | None = None,
+    ) -> Answer:
+        """Write down the speech in encoded audio or a file. With `timestamps`, `segments` of the answer have times."""
+        data = await asyncio.to_thread(audio_bytes, audio)
+        sampling = Sampling(temperature=temperature)
+        return await self._gathered(target, Transcribe(data, language, prompt, translate, timestamps, sampling))
+
+    async def tokenize(
+        self, target: str, messages: Messages | None = None, *, prompt: str | None = None
+    ) -> tuple[int, ...]:
+        """The token ids of a conversation or a prompt, as the model would see them."""
+        return await self._inference.tokenize(target, generation_request(messages, prompt, {}), self._call())
 
     def served(self, target: str) -> Served:
         """Which exact model answers to `target` now, and by which rule."""
@@ -97,65 +142,6 @@ class AsyncEngine:
 
     def _call(self) -> Call:
         return Call(id=f"local-{next(self._ids)}", principal=_LOCAL)
-
-
-def generation_request(messages: Messages | None, prompt: str | None, options: dict[str, Any]) -> Chat | Complete:
-    """Decode the arguments of `generate`.
-
-    Raises:
-        InvalidRequest: both or neither of messages and prompt, or a keyword that is not a sampling field.
-    """
-    schema = options.pop("json_schema", None)
-    constraint = None if schema is None else JsonSchema(schema)
-    for name in options:
-        if name not in _SAMPLING_FIELDS:
-            raise InvalidRequest(f"{name!r} is not a sampling field: use {', '.join(sorted(_SAMPLING_FIELDS))}")
-    if isinstance(options.get("stop"), str):
-        options["stop"] = (options["stop"],)
-    sampling = Sampling(**options)
-    if (messages is None) == (prompt is None):
-        raise InvalidRequest("give either messages or prompt")
-    if prompt is not None:
-        return Complete(prompt, sampling, constraint)
-    if isinstance(messages, str):
-        return Chat((Message("user", messages),), sampling, constraint)
-    return Chat(tuple(_message(message) for message in messages or ()), sampling, constraint)
-
-
-def _message(message: Mapping[str, str] | Message) -> Message:
-    if isinstance(message, Message):
-        return message
-    try:
-        return msgspec.convert(dict(message), Message)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"a message is not {{'role': ..., 'content': ...}}: {error}", param="messages") from None
-
-
-def as_arrays(inputs: Mapping[str, Any], signature: Signature | None) -> dict[str, Array]:
-    """Arrays as they are; lists as arrays of the dtype that the signature declares.
-
-    Raises:
-        InvalidTensor: a value is ragged or does not fit the dtype.
-    """
-    dtypes = {spec.name: spec.dtype for spec in signature.inputs} if signature else {}
-    return {name: _as_array(name, value, dtypes.get(name)) for name, value in inputs.items()}
-
-
-def _as_array(name: str, value: Any, dtype: str | None) -> Array:
-    if isinstance(value, np.ndarray):
-        return value
-    try:
-        if dtype == "bytes":
-            texts = np.asarray(value, dtype=object)
-            encoded = [item.encode() if isinstance(item, str) else bytes(item) for item in texts.ravel()]
-            array = np.empty(len(encoded), dtype=object)
-            array[:] = encoded
-            return array.reshape(texts.shape)
-        return np.asarray(value, dtype=dtype)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidTensor(
-            f"input {name!r} cannot be made a {dtype or 'numeric'} tensor: {error}", param=name
-        ) from None
 
 
 class Engine:
@@ -234,6 +220,26 @@ class Engine:
         """See `AsyncEngine.chat`."""
         return self._wait(self._engine.chat(target, messages, **sampling))
 
+    def answer(self, target: str, messages: Messages, **sampling: Any) -> Answer:
+        """See `AsyncEngine.answer`."""
+        return self._wait(self._engine.answer(target, messages, **sampling))
+
+    def embed(self, target: str, texts: str | Sequence[str], *, dimensions: int | None = None) -> Embeddings:
+        """See `AsyncEngine.embed`."""
+        return self._wait(self._engine.embed(target, texts, dimensions=dimensions))
+
+    def rerank(self, target: str, query: str, documents: Sequence[str]) -> Ranking:
+        """See `AsyncEngine.rerank`."""
+        return self._wait(self._engine.rerank(target, query, documents))
+
+    def transcribe(self, target: str, audio: bytes | str | Path, **options: Any) -> Answer:
+        """See `AsyncEngine.transcribe`."""
+        return self._wait(self._engine.transcribe(target, audio, **options))
+
+    def tokenize(self, target: str, messages: Messages | None = None, *, prompt: str | None = None) -> tuple[int, ...]:
+        """See `AsyncEngine.tokenize`."""
+        return self._wait(self._engine.tokenize(target, messages, prompt=prompt))
+
     def generate(
         self, target: str, messages: Messages | None = None, *, prompt: str | None = None, **sampling: Any
     ) -> TextStream:
@@ -242,31 +248,40 @@ class Engine:
 
 
 class TextStream:
-    """Pieces of an answer as they come. After the last one, `usage` and `finish_reason` are set.
+    """Pieces of an answer's text as they come. After the last one, `usage` and `finish_reason` are set.
 
-    Leaving early needs `close()` (or `with`), which stops the compute.
+    `answer` holds what has come so far, reasoning and tool calls too. Leaving early needs `close()` (or `with`), which
+    stops the compute.
     """
 
     def __init__(self, wait: Callable[[Coroutine[Any, Any, Any]], Any], deltas: AsyncGenerator[Delta]) -> None:
         self._wait = wait
         self._deltas = deltas
-        self.usage: Usage | None = None
-        self.finish_reason: str | None = None
+        self.answer = Answer()
+
+    @property
+    def usage(self) -> Usage | None:
+        return self.answer.done.usage if self.answer.done else None
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.answer.done.reason if self.answer.done else None
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        delta: Delta | None = self._wait(self._next())
-        if delta is None:
+        text: str | None = self._wait(self._next())
+        if text is None:
             raise StopIteration
-        if isinstance(delta, Done):
-            self.usage, self.finish_reason = delta.usage, delta.reason
-            return next(self)
-        return delta.text
+        return text
 
-    async def _next(self) -> Delta | None:
-        return await anext(self._deltas, None)
+    async def _next(self) -> str | None:
+        async for delta in self._deltas:
+            self.answer.add(delta)
+            if isinstance(delta, TextDelta):
+                return delta.text
+        return None
 
     def close(self) -> None:
         """Stop the answer."""

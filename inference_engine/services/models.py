@@ -39,7 +39,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One model as people and tools see it. Byte counts are measured; times are UTC."""
+    """One model as people and tools see it. Byte counts are measured; times are UTC. `adapters` of a loaded one."""
 
     name: str
     version: str
@@ -63,6 +63,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     signature: Signature | None
     context_length: int | None
     routes: tuple[str, ...]
+    adapters: tuple[str, ...] = ()
 
 
 class LiveModel:
@@ -264,6 +265,7 @@ class ModelService:
             signature=self.signature(ref),
             context_length=entry.live.loaded.context_length if entry.live else None,
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
+            adapters=entry.live.loaded.adapters if entry.live else (),
         )
 
     def _entry(self, ref: ModelRef) -> _Entry:

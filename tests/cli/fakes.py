@@ -14,11 +14,12 @@ import numpy as np
 
 from inference_engine.adapters.cli.client import ModelView
 from inference_engine.core.settings import Origins, Settings
+from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import EngineError, InvalidTensor, ModelNotFound, UnsupportedTask
 from inference_engine.domain.hardware import Cpu, Hardware, Memory
-from inference_engine.domain.model import Manifest
+from inference_engine.domain.model import Manifest, ModelRef
 from inference_engine.domain.ports import BrokenModel, RuntimeInfo, StoredModel
-from inference_engine.domain.results import Usage
+from inference_engine.domain.results import Embeddings, Ranking, SegmentDelta, Served, TextDelta, Usage
 
 IRIS = {"inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 4]}], "outputs": []}
 
@@ -57,6 +58,7 @@ class FakeEngine:
         self.asked: list[tuple[list[dict[str, str]], dict[str, Any]]] = []
         self.stop_after: int | None = None
         self.streams: list[FakeStream] = []
+        self.heard: list[tuple[bytes, dict[str, Any]]] = []
 
     def models(self) -> list[ModelView]:
         return [self._status("guide"), self._status("iris")]
@@ -106,6 +108,26 @@ class FakeEngine:
         self.asked.append((list(messages), sampling))
         self.streams.append(FakeStream(["You ", "said: ", messages[-1]["content"]], self.stop_after))
         return self.streams[-1]
+
+    def embed(self, target: str, texts: Sequence[str], *, dimensions: int | None = None) -> Embeddings:
+        vectors = np.array([[len(text), text.count(" ") + 1, 1, 0, 0.5] for text in texts], np.float32)
+        return Embeddings(vectors[:, :dimensions], 7, self._served(target))
+
+    def rerank(self, target: str, query: str, documents: Sequence[str]) -> Ranking:
+        return Ranking(np.array([query in text for text in documents], np.float32), 9, self._served(target))
+
+    def transcribe(self, target: str, audio: bytes, *, timestamps: bool, translate: bool, **options: str) -> Answer:
+        self._served(target)
+        self.heard.append((audio, {"timestamps": timestamps, "translate": translate, **options}))
+        answer = Answer()
+        for second, word in enumerate((" one", " two")):
+            answer.add(SegmentDelta(word, start_s=second, end_s=second + 1) if timestamps else TextDelta(word))
+        return answer
+
+    def _served(self, target: str) -> Served:
+        if self._status(target).name != "guide":
+            raise UnsupportedTask(f"{target} does not do that")
+        return Served(ModelRef("guide", "1"), target, "latest")
 
 
 class FakeRepository:
@@ -183,8 +205,11 @@ class FakeServer:
         match request.method, request.url.path.strip("/").split("/"):
             case "POST", ["v2", "models", name, *_, "infer"]:
                 return self._infer(name, json.loads(request.content))
-            case "POST", ["v1", "chat", "completions"]:
-                return self._chat(json.loads(request.content))
+            case "POST", ["v1", "audio", kind]:
+                return self._listen(kind, request.content.decode())
+            case "POST", ["v1", kind, *_]:
+                answers = {"chat": self._chat, "embeddings": self._embed, "rerank": self._rerank}
+                return answers[kind](json.loads(request.content))
             case method, ["admin", "models", *rest]:
                 return httpx.Response(200, json=self._admin(method, rest))
         return httpx.Response(404, text="nothing here")
@@ -215,6 +240,29 @@ class FakeServer:
             for key, array in self.engine.predict(name, inputs).items()
         ]
         return httpx.Response(200, json={"model_name": name, "outputs": outputs})
+
+    def _embed(self, body: Any) -> httpx.Response:
+        found = self.engine.embed(body["model"], body["input"], dimensions=body["dimensions"])
+        data = [{"index": index, "embedding": vector} for index, vector in enumerate(found.vectors.tolist())]
+        return httpx.Response(200, json={"data": data, "usage": {"prompt_tokens": found.prompt_tokens}})
+
+    def _rerank(self, body: Any) -> httpx.Response:
+        found = self.engine.rerank(body["model"], body["query"], body["documents"])
+        results = [{"index": i, "relevance_score": score} for i, score in enumerate(found.scores.tolist())]
+        results.sort(key=lambda result: -result["relevance_score"])
+        return httpx.Response(200, json={"results": results, "usage": {"prompt_tokens": found.prompt_tokens}})
+
+    def _listen(self, kind: str, form: str) -> httpx.Response:
+        fields = {
+            part.partition('name="')[2].partition('"')[0]: part.partition("\r\n\r\n")[2].rstrip("\r\n")
+            for part in form.split(form.partition("\r\n")[0])
+        }
+        timestamps, translate = fields["response_format"] == "verbose_json", kind == "translations"
+        options = {name: fields[name] for name in ("language", "prompt") if name in fields}
+        audio = fields["file"].encode()
+        found = self.engine.transcribe(fields["model"], audio, timestamps=timestamps, translate=translate, **options)
+        spans = [{"start": span.start_s, "end": span.end_s, "text": span.text} for span in found.segments]
+        return httpx.Response(200, json={"text": found.text.strip(), **({"segments": spans} if timestamps else {})})
 
     def _chat(self, body: Any) -> httpx.Response:
         known = {"model", "messages", "stream", "stream_options"}

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from inference_engine.adapters.cli.client import Client
+from inference_engine.adapters.cli.client import Client, Scores, Segment, Transcript, Vectors
 from inference_engine.adapters.cli.http_client import HttpClient
 from inference_engine.adapters.cli.local_client import LocalClient
 from inference_engine.domain.errors import (
@@ -71,6 +71,24 @@ def test_a_prediction_is_plain_python(client: Client) -> None:
         {"name": "sum", "dtype": "float32", "shape": [2], "data": [10.5, 1.0]},
         {"name": "label", "dtype": "bytes", "shape": [2], "data": ["big", "small"]},
         {"name": "twice", "dtype": "float32", "shape": [2, 4], "data": [[2.0, 4.0, 6.0, 9.0], [0.0, 0.0, 0.0, 2.0]]},
+    ]
+
+
+def test_texts_are_embedded_and_ranked(client: Client) -> None:
+    assert client.embed("guide", ["one", "two words"], 2) == Vectors([[3, 1], [9, 2]], 7)
+    assert len(client.embed("guide", ["one"], None).embeddings[0]) == 5
+    assert client.rerank("guide", "sky", ["grass", "blue sky"]) == Scores([0, 1], 9)
+    with pytest.raises(UnsupportedTask):
+        client.embed("iris", ["one"], None)
+
+
+def test_speech_is_written_down(client: Client, engine: FakeEngine) -> None:
+    found = client.transcribe("guide", b"RIFF", timestamps=True, translate=False, language="en", prompt="numbers")
+    assert found == Transcript("one two", [Segment(0, 1, "one"), Segment(1, 2, "two")])
+    assert client.transcribe("guide", b"RIFF", timestamps=False, translate=True) == Transcript("one two", [])
+    assert engine.heard == [
+        (b"RIFF", {"timestamps": True, "translate": False, "language": "en", "prompt": "numbers"}),
+        (b"RIFF", {"timestamps": False, "translate": True}),
     ]
 
 

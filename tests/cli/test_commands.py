@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -251,3 +252,49 @@ assert not heavy, heavy
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 0, done.stderr
+
+
+def test_embed_prints_a_table_or_json(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = call("embed", "guide", "one", "two words", "--local")
+    assert result.code == 0
+    assert result.out.splitlines()[1:] == [
+        "one        5       [3, 1, 1, 0, …]",
+        "two words  5       [9, 2, 1, 0, …]",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\n\ntwo words\r\n"))
+    result = call("embed", "guide", "--dimensions", "2", "--json", "--local")
+    assert result.json == {"model": "guide:1", "embeddings": [[3, 1], [9, 2]], "usage": {"prompt_tokens": 7}}
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    result = call("embed", "guide", "--local")
+    assert (result.code, "no text" in result.err) == (2, True)
+
+
+def test_rerank_prints_the_best_first(call: Any) -> None:
+    result = call("rerank", "guide", "sky", "grass", "blue sky", "--local")
+    assert result.out.splitlines() == [
+        "SCORE   INDEX  DOCUMENT",
+        "1.0000  1      blue sky",
+        "0.0000  0      grass",
+    ]
+    result = call("rerank", "guide", "sky", "grass", "blue sky", "--top-n", "1", "--json", "--local")
+    assert result.json == {
+        "model": "guide:1",
+        "results": [{"index": 1, "score": 1.0, "document": "blue sky"}],
+        "usage": {"prompt_tokens": 9},
+    }
+
+
+def test_transcribe_reads_a_file(call: Any, composition: FakeComposition, tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"RIFF")
+    assert call("transcribe", "guide", str(file), "--language", "en", "--local").out == "one two\n"
+    assert composition.fake.heard == [(b"RIFF", {"timestamps": False, "translate": False, "language": "en"})]
+    timed = call("transcribe", "guide", str(file), "--timestamps", "--local").out
+    assert timed == "[00:00.00 - 00:01.00] one\n[00:01.00 - 00:02.00] two\n"
+    assert call("transcribe", "guide", str(file), "--json", "--local").json == {
+        "model": "guide:1",
+        "text": "one two",
+        "segments": [],
+    }
+    assert call("transcribe", "guide", "nothing.wav", "--local").code == 2
+    assert call("transcribe", "guide", str(file), "--translate", "--language", "en", "--local").code == 2

@@ -139,7 +139,7 @@ def test_completions_continue_a_text(client: openai.OpenAI) -> None:
         ({"messages": []}, openai.BadRequestError, "messages"),
         ({"model": "iris"}, openai.BadRequestError, "chat"),
         ({"extra_body": {"best_of": 4}}, openai.BadRequestError, "best_of"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, openai.BadRequestError, "tools"),
+        ({"functions": [{"name": "f"}]}, openai.BadRequestError, "tools"),
         ({"messages": [{"role": "user", "content": "word " * 5000}]}, openai.BadRequestError, "context"),
         ({"messages": [{"role": "king", "content": "hi"}]}, openai.BadRequestError, "role"),
     ],

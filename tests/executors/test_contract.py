@@ -186,5 +186,5 @@ async def test_stopping_ends_running_generations_with_an_error(kind: str, start:
 
 async def test_a_prompt_is_tokenized_and_errors_come_through(kind: str, start: Start) -> None:
     executor = await start(kind, COUNT)
-    with pytest.raises(UnsupportedTask, match="tokens"):
+    with pytest.raises(UnsupportedTask, match="tokenize"):
         await executor.tokenize(count_to(1))

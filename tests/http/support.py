@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -20,6 +21,8 @@ from inference_engine.core.settings import Settings
 from inference_engine.domain.errors import EngineError, ModelLoadFailed
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
 from inference_engine.domain.ports import BrokenModel
+from inference_engine.domain.requests import Chat, Generate, Transcribe
+from inference_engine.domain.results import Delta, ReasoningDelta, SegmentDelta, TextDelta, ToolCallDelta
 from inference_engine.services.access import AccessService
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
@@ -45,11 +48,39 @@ def echo_of(dtype: str) -> Signature:
     return Signature((TensorSpec("x", dtype, (-1, -1)),), (TensorSpec("y", dtype, (-1, -1)),))
 
 
+def scene(request: Generate) -> Iterator[Delta]:
+    """What `actor` does: it thinks if told so, calls every tool it may for every word, or says what a tool answered."""
+    assert isinstance(request, Chat)
+    if request.reasoning not in (None, "none"):
+        yield ReasoningDelta("Let me ")
+        yield ReasoningDelta("think.")
+    last, choice = request.messages[-1], request.tool_choice
+    names = [tool.name for tool in request.tools if choice.name in (None, tool.name)]
+    if last.role == "tool" or choice.mode == "none" or not names:
+        yield TextDelta("It is ")
+        yield TextDelta(last.text)
+        return
+    yield TextDelta("One moment. ")
+    for call, word in enumerate(last.text.split()[: None if choice.parallel else 1]):
+        yield ToolCallDelta("", call=call, id=f"call_{call}", name=names[0])
+        yield ToolCallDelta('{"city": ', call=call)
+        yield ToolCallDelta(json.dumps(word) + "}", call=call)
+
+
+def speech(request: Generate) -> Iterator[Delta]:
+    """What `listener` hears: three words, as segments where times are asked for."""
+    assert isinstance(request, Transcribe)
+    for second, word in enumerate((" one", " two", " three")):
+        timed = SegmentDelta(word, (second,), start_s=second, end_s=second + 0.5)
+        yield timed if request.timestamps else TextDelta(word)
+
+
 class World:
     """Everything of one server: change its executors and repository before or between requests.
 
     Models: `echo` (1 and 2, float32 [-1,4]), `echo-DTYPE` for every dtype, `any` (no signature), `chatty` (generates),
-    `failing` (its files are refused).
+    `actor` (thinks and calls tools, see `scene`), `vectors` (embeds and reranks), `listener` (transcribes), `failing`
+    (its files are refused).
     """
 
     def __init__(self, settings: Settings | None = None, console_dist: Path | None = None) -> None:
@@ -58,7 +89,13 @@ class World:
         self.system: Callable[[], Any] = lambda: {"version": VERSION}
         self.chatty = FakeExecutor(kinds=("chat", "complete"))
         self.echo = FakeExecutor(ECHO_SIGNATURE)
-        executors = {"chatty:1": self.chatty, "echo:1": self.echo, "echo:2": FakeExecutor(ECHO_SIGNATURE)}
+        self.actor = FakeExecutor(
+            kinds=("chat",), script=scene, adapters=("pirate",), media=("image", "audio"), concurrency=8
+        )
+        self.vectors = FakeExecutor(kinds=("embed", "rerank"))
+        self.listener = FakeExecutor(kinds=("transcribe",), script=speech)
+        executors = {"actor:1": self.actor, "vectors:1": self.vectors, "listener:1": self.listener}
+        executors |= {"chatty:1": self.chatty, "echo:1": self.echo, "echo:2": FakeExecutor(ECHO_SIGNATURE)}
         executors |= {f"echo-{dtype}:1": FakeExecutor(echo_of(dtype)) for dtype in DTYPES}
         executors |= {"any:1": FakeExecutor(), "failing:1": FakeExecutor()}
         self.executors = FakeExecutors(executors)

@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from inference_engine.adapters.http.openai.wire import REFUSED, ChatRequest, CompletionRequest
+from inference_engine.adapters.http.openai.wire_audio import TranscriptionForm
+from inference_engine.adapters.http.openai.wire_texts import EmbeddingRequest, RerankRequest, TokenizeRequest
 from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
 from inference_engine.infra.telemetry import PrometheusTelemetry
@@ -29,7 +31,12 @@ async def manual() -> World:
     """A server with the models that the manual speaks of."""
     world = World()
     world.repository.models += [manifest("guide"), manifest("iris", signature=IRIS)]
-    world.executors.executors |= {"guide:1": FakeExecutor(kinds=("chat", "complete")), "iris:1": FakeExecutor(IRIS)}
+    world.repository.models += [manifest("embedder")]
+    world.executors.executors |= {
+        "guide:1": FakeExecutor(kinds=("chat", "complete")),
+        "iris:1": FakeExecutor(IRIS),
+        "embedder:1": FakeExecutor(kinds=("embed", "rerank")),
+    }
     await world.open()
     return world
 
@@ -45,8 +52,9 @@ async def test_examples(manual: World, example: str) -> None:
 
 def test_every_field_is_in_the_manual() -> None:
     page = (API / "openai.md").read_text()
-    for field in {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *REFUSED}:
-        assert f"`{field}`" in page, f"openai.md does not mention {field}"
+    kinds = (ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest, TokenizeRequest, TranscriptionForm)
+    for field in {*REFUSED, *(field for kind in kinds for field in kind.__struct_fields__)} - {"model", "query"}:
+        assert re.search(rf"`{field}(\[\])?`", page), f"openai.md does not mention {field}"
 
 
 def test_every_datatype_is_in_the_manual() -> None:

@@ -28,7 +28,7 @@ _HEADERS = (
     "x-model-rule",
 )
 _VOLATILE = [
-    (re.compile(r"(chatcmpl|cmpl)-[0-9a-f]{24}"), r"\1-<id>"),
+    (re.compile(r"(chatcmpl|cmpl|rerank)-[0-9a-f]{24}"), r"\1-<id>"),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),
     (re.compile(r'"(loaded_at|last_used_at)": ?"[^"]+"'), r'"\1":"<time>"'),
 ]

@@ -164,10 +164,9 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
 
 
 def test_unsupported_fields(client: openai.OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="chatty", messages=HI, tools=[tool])
-    assert caught.value.param == "tools"
+        client.chat.completions.create(model="chatty", messages=HI, functions=[{"name": "f", "parameters": {}}])
+    assert caught.value.param == "functions"
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="chatty", messages=HI, extra_body={"surprise": 1})
     assert caught.value.param == "surprise"

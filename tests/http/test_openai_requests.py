@@ -10,7 +10,8 @@ import pytest
 
 from inference_engine.adapters.http.openai.wire import REFUSED
 from inference_engine.core.settings import Settings
-from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Sampling
+from inference_engine.domain.requests import Chat, Complete, Grammar, JsonSchema, Message, Regex, Sampling
+from inference_engine.domain.results import PositionLogprobs, TextDelta, TokenLogprob
 from tests.http.support import World
 
 CHAT: dict[str, Any] = {"model": "chatty", "messages": [{"role": "user", "content": "hi"}]}
@@ -44,6 +45,7 @@ async def complete(http: httpx.AsyncClient, **fields: Any) -> httpx.Response:
         ({"top_k": 40, "min_p": 0.1, "repeat_penalty": 1.1}, Sampling(top_k=40, min_p=0.1, repeat_penalty=1.1)),
         ({"top_k": -1, "repetition_penalty": 1.2}, Sampling(top_k=0, repeat_penalty=1.2)),
         ({"ignore_eos": True}, Sampling(ignore_eos=True)),
+        ({"typical_p": 0.9, "repeat_last_n": 64}, Sampling(typical_p=0.9, repeat_last_n=64)),
         (dict.fromkeys(("stop", "seed", "tools", "n", "logit_bias", "stream", "max_tokens")), Sampling()),
         ({"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"}, Sampling()),
         ({"tools": [], "tool_choice": "none", "modalities": ["text"], "parallel_tool_calls": True}, Sampling()),
@@ -61,6 +63,8 @@ async def test_sampling(world: World, http: httpx.AsyncClient, fields: dict[str,
         ({"type": "text"}, None),
         ({"type": "json_object"}, {"type": "object"}),
         ({"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA, "strict": True}}, SCHEMA),
+        ({"type": "json_schema", "schema": SCHEMA}, SCHEMA),
+        ({"type": "json_object", "schema": SCHEMA}, SCHEMA),
     ],
 )
 async def test_response_format(world: World, http: httpx.AsyncClient, wanted: Any, schema: Any) -> None:
@@ -87,6 +91,87 @@ async def test_messages(world: World, http: httpx.AsyncClient) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"response_format": {"type": "regex", "pattern": "a+"}}, Regex("a+")),
+        ({"response_format": {"type": "regex", "regex": "a+"}}, Regex("a+")),
+        ({"response_format": {"type": "grammar", "grammar": 'root ::= "a"'}}, Grammar('root ::= "a"')),
+        ({"structured_outputs": {"json": SCHEMA}}, JsonSchema(SCHEMA)),
+        ({"structured_outputs": {"json": json.dumps(SCHEMA)}}, JsonSchema(SCHEMA)),
+        ({"structured_outputs": {"json_object": True}}, JsonSchema({"type": "object"})),
+        ({"structured_outputs": {"regex": "a+"}}, Regex("a+")),
+        ({"structured_outputs": {"choice": ["yes", 'no "x"\n']}}, Grammar('root ::= "yes" | "no \\"x\\"\\n"')),
+        ({"structured_outputs": {"grammar": "g"}}, Grammar("g")),
+        ({"guided_json": SCHEMA}, JsonSchema(SCHEMA)),
+        ({"guided_regex": "a+"}, Regex("a+")),
+        ({"guided_choice": ["a", "b"]}, Grammar('root ::= "a" | "b"')),
+        ({"guided_grammar": "g"}, Grammar("g")),
+        ({"json_schema": SCHEMA}, JsonSchema(SCHEMA)),
+        ({"grammar": "g"}, Grammar("g")),
+        ({"grammar": "", "guided_json": None}, None),
+    ],
+)
+async def test_other_servers_ways_to_bind_the_answer(
+    world: World, http: httpx.AsyncClient, fields: dict[str, Any], constraint: Any
+) -> None:
+    for answer in (await chat(http, **fields), await complete(http, **fields)):
+        assert answer.status_code == 200, answer.text
+        assert world.chatty.requests[-1].constraint == constraint
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"grammar": "g", "guided_regex": "a"}, "grammar"),
+        ({"response_format": {"type": "json_object"}, "guided_choice": ["a"]}, "guided_choice"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "regex"}}, "response_format.regex"),
+        ({"response_format": {"type": "grammar"}}, "response_format.grammar"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": [""]}, "guided_choice"),
+    ],
+)
+async def test_bounds_that_make_no_sense(http: httpx.AsyncClient, fields: dict[str, Any], param: str) -> None:
+    answer = await chat(http, **fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+async def test_the_priority_reaches_the_waiting_line(http: httpx.AsyncClient) -> None:
+    assert (await chat(http, priority=-3)).status_code == 200
+    assert (await chat(http, priority="high")).json()["error"]["param"] == "priority"
+
+
+async def test_token_prompts_and_suffix(world: World, http: httpx.AsyncClient) -> None:
+    await complete(http, prompt=[1, 2, 3])
+    await complete(http, prompt=[[4, 5], [6]], suffix="end")
+    found = [request for request in world.chatty.requests if isinstance(request, Complete)]
+    assert {(request.prompt, request.suffix) for request in found} == {
+        ((1, 2, 3), None),
+        ((4, 5), "end"),
+        ((6,), "end"),
+    }
+
+
+async def test_best_of_gives_the_likeliest(world: World, http: httpx.AsyncClient) -> None:
+    def script(request: Any) -> Any:
+        likely = -0.1 * (10 - len(world.chatty.requests))
+        yield TextDelta(f"choice {likely:.1f}", (1,), (PositionLogprobs(TokenLogprob("c", likely, b"c")),))
+
+    world.chatty.script = script
+    answer = (await complete(http, prompt=["a", "b"], best_of=3)).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1]
+    assert all(choice["logprobs"] is None for choice in answer["choices"])
+    best = {choice["text"] for choice in answer["choices"]}
+    assert "choice -0.4" in best  # the last of the six that began
+    assert answer["usage"]["completion_tokens"] == 6
+
+
 async def test_prompts(world: World, http: httpx.AsyncClient) -> None:
     await complete(http, prompt=["a", "b"], echo=True, best_of=1)
     assert [request.prompt for request in world.chatty.requests if isinstance(request, Complete)] == ["a", "b"]
@@ -96,13 +181,13 @@ async def test_prompts(world: World, http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"prediction": {"type": "content"}}, "prediction"),
-        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"reasoning_effort": "endless"}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
         ({"verbosity": "low"}, "verbosity"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"unheard_of": 1}, "unheard_of"),
@@ -131,11 +216,10 @@ async def test_prompts(world: World, http: httpx.AsyncClient) -> None:
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "hi", "tool_call_id": "1"}]}, "messages[0].role"),
+        ({"messages": [{"role": "function", "content": "hi", "name": "f"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "file"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": 1}]}]}, "messages[0].content[0].text"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
         ({"model": 7}, "model"),
         ({"model": ""}, "model"),
         ({"model": "../../etc/passwd"}, "model"),
@@ -155,10 +239,15 @@ async def test_refused_by_name(http: httpx.AsyncClient, fields: dict[str, Any], 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"suffix": "end"}, "suffix"),
-        ({"best_of": 3}, "best_of"),
-        ({"prompt": [1, 2, 3]}, "prompt"),
-        ({"prompt": [[1, 2]]}, "prompt"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 3, "stream": True}, "best_of"),
+        ({"best_of": 300}, "best_of"),
+        ({"prompt": [1, -2, 3]}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [[1, 2.5]]}, "prompt[0]"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": [{}]}, "prompt[0]"),
         ({"prompt": []}, "prompt"),
         ({"prompt": ["x"] * 100}, "prompt"),
         ({"prompt": None}, "prompt"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import (
     EngineError,
     InferenceFailed,
@@ -19,10 +20,22 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Loaded
-from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Sampling
-from inference_engine.domain.results import Delivered
+from inference_engine.domain.requests import (
+    Chat,
+    Complete,
+    ImagePart,
+    JsonSchema,
+    Message,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolChoice,
+    Transcribe,
+)
+from inference_engine.domain.results import Delivered, Delta, Done, Usage
+from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
 from inference_engine.infra.runtimes.python import PythonRuntime
-from tests.fixtures.python_models import ECHO, PARROT, python_model
+from tests.fixtures.python_models import ACTOR, ECHO, PARROT, python_model
 from tests.runtimes.conftest import Recorder, answer, delivered_of
 
 X = Signature((TensorSpec("x", "float32", (-1, 2)),), (TensorSpec("y", "float32", (-1,)),))
@@ -211,7 +224,7 @@ class Model:
     ("body", "message"),
     [
         ("yield 'a'; raise KeyError('k')", r"KeyError: 'k' \(model.py, line 3, in stream\)"),
-        ("yield 5", "must yield strings, it yielded int"),
+        ("yield 5", "must yield strings or dicts, it yielded int"),
         ("return 5", "TypeError: 'int' object is not iterable"),
     ],
 )
@@ -227,3 +240,125 @@ def test_sampling_arrives_as_what_was_set(tmp_path: Path) -> None:
     assert answer(runtime, chat("a", temperature=0.5)).text == repr(
         ([{"role": "user", "content": "a"}], {"temperature": 0.5})
     )
+
+
+TOOL = Tool("weather", "The weather", {"type": "object", "properties": {"city": {"type": "string"}}})
+
+
+def ask(text: str, **fields: object) -> Chat:
+    return Chat((Message("user", text),), **fields)  # type: ignore[arg-type]
+
+
+def gathered(deltas: list[Delta]) -> Answer:
+    whole = Answer()
+    for delta in deltas:
+        whole.add(delta)
+    return whole
+
+
+def written(deltas: list[Delta]) -> Delivered:
+    """What a client has after these deltas, as an executor would note it."""
+    raws = [delta.raw or delta.text for delta in deltas if not isinstance(delta, Done)]
+    return Delivered("".join(raws), tuple(raws))
+
+
+def test_reasoning_and_tool_calls_come_typed_and_continue_after_a_cut(tmp_path: Path) -> None:
+    runtime, loaded = load(tmp_path, ACTOR)
+    assert loaded.kinds == ("chat", "complete", "embed", "rerank", "transcribe")
+    assert loaded.media == ("image", "audio")
+    request = ask("What of Rome and Oslo?", tools=(TOOL,), reasoning="low")
+    sink = answer(runtime, request)
+    whole = gathered(sink.deltas)
+    assert whole.reasoning == "let me think"
+    assert [(call.name, call.arguments) for call in whole.tool_calls] == [
+        ("weather", '{"city": "Rome"}'),
+        ("weather", '{"city": "Oslo"}'),
+    ]
+    assert len({call.id for call in whole.tool_calls}) == 2
+    assert (whole.reason, whole.usage.reasoning_tokens, whole.usage.prompt_tokens) == ("tool_calls", 2, 5)
+    for cut in range(len(sink.deltas)):
+        rest = gathered(sink.deltas[:cut] + answer(runtime, request, written(sink.deltas[:cut])).deltas)
+        assert [call.arguments for call in rest.tool_calls] == [call.arguments for call in whole.tool_calls], cut
+        assert (rest.reasoning, rest.done) == (whole.reasoning, whole.done)
+
+
+@pytest.mark.parametrize(
+    ("choice", "calls"),
+    [
+        (ToolChoice("none"), 0),
+        (ToolChoice("auto"), 2),
+        (ToolChoice("auto", parallel=False), 1),
+        (ToolChoice("required", "weather"), 2),
+    ],
+)
+def test_the_tool_choice_reaches_the_class(tmp_path: Path, choice: ToolChoice, calls: int) -> None:
+    runtime, _ = load(tmp_path, ACTOR)
+    sink = answer(runtime, ask("What of Rome and Oslo?", tools=(TOOL,), tool_choice=choice))
+    assert len(gathered(sink.deltas).tool_calls) == calls
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("yield {'tool_call': {'name': 'other'}}", "'other', which the request does not allow"),
+        ("yield {'tool_call': {'name': 'weather', 'arguments': '{'}}", "no JSON object"),
+        ("yield {'tool_call': {'name': 'weather'}}", "no JSON object"),
+        ("yield {'tool_call': {'nam': 1}}", "wrong tool_call"),
+        ("yield {'arguments': '{}'}", "before a tool_call"),
+        ("yield {'surprise': 1}", r"\['surprise'\]: give it one of text, reasoning"),
+        ("yield {'text': 5}", "wrong text"),
+        ("yield 'no call'", "demanded"),
+    ],
+)
+def test_wrong_pieces_say_what_is_wrong(tmp_path: Path, body: str, message: str) -> None:
+    source = f"class Model:\n    def stream(self, messages, sampling, tools):\n        {body}\n"
+    runtime, _ = load(tmp_path, source)
+    request = ask("a", tools=(TOOL,), tool_choice=ToolChoice("required"))
+    with pytest.raises(InferenceFailed, match=message):
+        runtime.generate(request, Delivered(), Recorder())
+
+
+def test_what_the_stream_method_has_no_parameter_for_is_refused(tmp_path: Path) -> None:
+    runtime, _ = load(tmp_path, PARROT)
+    for request, param in (
+        (ask("a", tools=(TOOL,)), "tools"),
+        (ask("a", reasoning="high"), "reasoning_effort"),
+        (Complete((1, 2)), "prompt"),
+        (Complete("a", suffix="b"), "suffix"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            answer(runtime, request)
+        assert caught.value.param == param
+    with pytest.raises(UnsupportedTask, match="tokenize"):
+        runtime.tokenize(ask("a"))
+
+
+def test_images_reach_the_class_as_bytes(tmp_path: Path) -> None:
+    runtime, _ = load(tmp_path, ACTOR)
+    message = Message("user", (TextPart("see"), ImagePart(b"1234", "image/png")))
+    assert gathered(answer(runtime, Chat((message,))).deltas).text == "You said: see, image of 4 bytes"
+
+
+def test_embed_and_rerank_compute_batches(tmp_path: Path) -> None:
+    runtime, _ = load(tmp_path, ACTOR)
+    found = runtime.run({TEXT: text_tensor(["one", "two words"])})
+    assert found[EMBEDDING].tolist() == [[3, 1, 1], [9, 2, 1]]
+    assert found[TOKENS].tolist() == [1, 2]
+    batch = {QUERY: text_tensor(["a", "b", "a"]), DOCUMENT: text_tensor(["a b", "a", "x"])}
+    assert runtime.run(batch)[SCORE].tolist() == [1, 0, 0]
+    broken, _ = load(tmp_path / "broken", "class Model:\n    def embed(self, texts):\n        return [1]\n")
+    with pytest.raises(InferenceFailed, match=r"shape \[1\], expected \[1, -1\]"):
+        broken.run({TEXT: text_tensor(["x"])})
+
+
+def test_speech_is_written_down(tmp_path: Path) -> None:
+    runtime, _ = load(tmp_path, ACTOR)
+    assert gathered(answer(runtime, Transcribe(b"RIFF")).deltas).text == "one two three"
+    segments = gathered(answer(runtime, Transcribe(b"RIFF", timestamps=True)).deltas).segments
+    assert [(segment.text, segment.start_s, segment.end_s) for segment in segments][1] == (" two", 1, 2)
+
+
+def test_usage_that_the_class_counted_is_given_on(tmp_path: Path) -> None:
+    body = "yield 'a'; yield {'usage': {'prompt_tokens': 7, 'completion_tokens': 9, 'cached_tokens': 2}}"
+    runtime, _ = load(tmp_path, f"class Model:\n    def stream(self, messages, sampling):\n        {body}\n")
+    assert answer(runtime, chat("a")).done.usage == Usage(7, 9, 2, 0)

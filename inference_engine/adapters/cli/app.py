@@ -16,6 +16,8 @@ from inference_engine.adapters.cli.models import list_models, show
 from inference_engine.adapters.cli.options import Session, json_option, pass_session, setting_options
 from inference_engine.adapters.cli.output import note, print_json, print_table
 from inference_engine.adapters.cli.predict import predict
+from inference_engine.adapters.cli.texts import embed, rerank
+from inference_engine.adapters.cli.transcribe import transcribe
 from inference_engine.core.settings import SettingsError
 from inference_engine.domain.errors import EngineError
 
@@ -124,5 +126,5 @@ def version(session: Session) -> None:
         click.echo(session.composition.version)
 
 
-for _command in (run, predict, list_models, show, doctor):
+for _command in (run, predict, embed, rerank, transcribe, list_models, show, doctor):
     program.add_command(_command)

@@ -11,10 +11,11 @@ import msgspec
 
 if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
     from inference_engine.core.settings import Origins, Settings
+    from inference_engine.domain.answers import Answer
     from inference_engine.domain.hardware import Hardware
     from inference_engine.domain.model import Manifest
     from inference_engine.domain.ports import ModelRepository, RuntimeInfo
-    from inference_engine.domain.results import Usage
+    from inference_engine.domain.results import Embeddings, Ranking, Usage
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -49,6 +50,12 @@ class Engine(Protocol):
     def predict(self, target: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
     def generate(self, target: str, messages: Any = None, **sampling: Any) -> TextStream: ...
+
+    def embed(self, target: str, texts: Any, *, dimensions: int | None = None) -> Embeddings: ...
+
+    def rerank(self, target: str, query: str, documents: Sequence[str]) -> Ranking: ...
+
+    def transcribe(self, target: str, audio: Any, **options: Any) -> Answer: ...
 
 
 class Composition(Protocol):
@@ -102,6 +109,7 @@ class ModelView(msgspec.Struct, frozen=True):
     signature: dict[str, Any] | None = None
     context_length: int | None = None
     routes: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
 
     @property
     def target(self) -> str:
@@ -115,6 +123,35 @@ class Output(msgspec.Struct, frozen=True):
     dtype: str
     shape: tuple[int, ...]
     data: Any
+
+
+class Vectors(msgspec.Struct, frozen=True):
+    """A vector for each text, and the prompt tokens of all."""
+
+    embeddings: list[list[float]]
+    prompt_tokens: int
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """A score for each document, in their order, and the prompt tokens of all."""
+
+    scores: list[float]
+    prompt_tokens: int
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """What was spoken from `start_s` to `end_s`."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+class Transcript(msgspec.Struct, frozen=True):
+    """What was spoken; `segments` only where times were asked for."""
+
+    text: str
+    segments: list[Segment]
 
 
 class Client(Protocol):
@@ -139,3 +176,10 @@ class Client(Protocol):
     def predict(self, target: str, inputs: Mapping[str, Any]) -> list[Output]: ...
 
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream: ...
+
+    def embed(self, target: str, texts: Sequence[str], dimensions: int | None) -> Vectors: ...
+
+    def rerank(self, target: str, query: str, documents: Sequence[str]) -> Scores: ...
+
+    def transcribe(self, target: str, audio: bytes, *, timestamps: bool, translate: bool, **options: str) -> Transcript:
+        """`options` are `language` and `prompt`."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 import msgspec
 
-from inference_engine.adapters.cli.client import Messages, ModelView, Output
+from inference_engine.adapters.cli.client import Messages, ModelView, Output, Scores, Segment, Transcript, Vectors
 from inference_engine.core.yaml_source import suggestion
 from inference_engine.domain.errors import (
     DeadlineExceeded,
@@ -61,6 +61,40 @@ class _Tensor(msgspec.Struct):
 
 class _Prediction(msgspec.Struct):
     outputs: list[_Tensor]
+
+
+class _TextUsage(msgspec.Struct):
+    prompt_tokens: int
+
+
+class _Embedding(msgspec.Struct):
+    embedding: list[float]
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[_Embedding]
+    usage: _TextUsage
+
+
+class _Rank(msgspec.Struct):
+    index: int
+    relevance_score: float
+
+
+class _Reranked(msgspec.Struct):
+    results: list[_Rank]
+    usage: _TextUsage
+
+
+class _Stretch(msgspec.Struct):
+    start: float
+    end: float
+    text: str
+
+
+class _Spoken(msgspec.Struct):
+    text: str
+    segments: list[_Stretch] = []
 
 
 Answer = TypeVar("Answer")
@@ -122,6 +156,25 @@ class HttpClient:
         }
         return HttpStream(self, self._http.build_request("POST", "/v1/chat/completions", json=body))
 
+    def embed(self, target: str, texts: Sequence[str], dimensions: int | None) -> Vectors:
+        body = {"model": target, "input": list(texts), "encoding_format": "float", "dimensions": dimensions}
+        found = self._json("POST", "/v1/embeddings", body, kind=_Embeddings)
+        return Vectors([item.embedding for item in found.data], found.usage.prompt_tokens)
+
+    def rerank(self, target: str, query: str, documents: Sequence[str]) -> Scores:
+        body = {"model": target, "query": query, "documents": list(documents), "return_documents": False}
+        found = self._json("POST", "/v1/rerank", body, kind=_Reranked)
+        scores = {item.index: item.relevance_score for item in found.results}
+        return Scores([scores[index] for index in range(len(documents))], found.usage.prompt_tokens)
+
+    def transcribe(self, target: str, audio: bytes, *, timestamps: bool, translate: bool, **options: str) -> Transcript:
+        path = "/v1/audio/translations" if translate else "/v1/audio/transcriptions"
+        fields = {"model": target, "response_format": "verbose_json" if timestamps else "json", **options}
+        files = {"file": ("audio", audio)}
+        response = self.send(self._http.build_request("POST", path, data=fields, files=files))
+        found = self._read(response, path, _Spoken)
+        return Transcript(found.text, [Segment(item.start, item.end, item.text.strip()) for item in found.segments])
+
     def send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         """Send a request; a status that tells of a failure becomes an `EngineError`."""
         try:
@@ -135,7 +188,9 @@ class HttpClient:
         return response
 
     def _json(self, method: str, path: str, body: Any = None, *, kind: type[Answer]) -> Answer:
-        response = self.send(self._http.build_request(method, path, json=body))
+        return self._read(self.send(self._http.build_request(method, path, json=body)), path, kind)
+
+    def _read(self, response: httpx.Response, path: str, kind: type[Answer]) -> Answer:
         try:
             return msgspec.json.decode(response.content, type=kind)
         except msgspec.MsgspecError as error:

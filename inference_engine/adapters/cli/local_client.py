@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from inference_engine.adapters.cli.client import Engine, Messages, ModelView, Output, TextStream
+from inference_engine.adapters.cli.client import (
+    Engine,
+    Messages,
+    ModelView,
+    Output,
+    Scores,
+    Segment,
+    TextStream,
+    Transcript,
+    Vectors,
+)
 
 if TYPE_CHECKING:
     from inference_engine.domain.model import Manifest
@@ -51,6 +61,19 @@ class LocalClient:
 
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream:
         return self._engine.generate(target, messages, **sampling)
+
+    def embed(self, target: str, texts: Sequence[str], dimensions: int | None) -> Vectors:
+        found = self._engine.embed(target, texts, dimensions=dimensions)
+        return Vectors(found.vectors.tolist(), found.prompt_tokens)
+
+    def rerank(self, target: str, query: str, documents: Sequence[str]) -> Scores:
+        found = self._engine.rerank(target, query, documents)
+        return Scores(found.scores.tolist(), found.prompt_tokens)
+
+    def transcribe(self, target: str, audio: bytes, *, timestamps: bool, translate: bool, **options: str) -> Transcript:
+        found = self._engine.transcribe(target, audio, timestamps=timestamps, translate=translate, **options)
+        segments = [Segment(segment.start_s, segment.end_s, segment.text.strip()) for segment in found.segments]
+        return Transcript(found.text.strip(), segments)
 
 
 def _view(status: msgspec.Struct) -> ModelView:

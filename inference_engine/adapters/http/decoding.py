@@ -33,10 +33,10 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
         raise InvalidRequest("the request body is nested too deeply: send flatter JSON") from None
 
 
-def convert(value: object, kind: type[T], field: str) -> T:
-    """Like `decode` for a part that was decoded already, found at `field`."""
+def convert(value: object, kind: type[T], field: str, *, strict: bool = True) -> T:
+    """Like `decode` for a part that was decoded already, found at `field`. Not `strict` reads numbers in text."""
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise field_error(error, field) from None
     except RecursionError:

@@ -23,7 +23,10 @@ class ErrorAnswer(NamedTuple):
 
 
 class Doc(msgspec.Struct, frozen=True):
-    """What OpenAPI tells of an endpoint. `request` and `response` are msgspec types, the examples plain values."""
+    """What OpenAPI tells of an endpoint. `request` and `response` are msgspec types, the examples plain values.
+
+    `request_type` and `response_type` are media types.
+    """
 
     summary: str
     description: str = ""
@@ -31,6 +34,7 @@ class Doc(msgspec.Struct, frozen=True):
     request_examples: dict[str, Any] = {}
     response: Any = None
     response_example: Any = None
+    request_type: str = "application/json"
     response_type: str = "application/json"
     errors: tuple[int, ...] = ()
 

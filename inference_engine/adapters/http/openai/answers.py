@@ -7,6 +7,7 @@ from secrets import token_hex
 from typing import Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from inference_engine.adapters.http.openai import wire
 from inference_engine.adapters.http.openai.choices import (
@@ -16,7 +17,7 @@ from inference_engine.adapters.http.openai.choices import (
     text_logprobs,
 )
 from inference_engine.domain.answers import Answer
-from inference_engine.domain.results import Delta, Done, Served, Written
+from inference_engine.domain.results import Delta, Done, ReasoningDelta, Served, ToolCallDelta, Written
 
 _ENCODER = msgspec.json.Encoder()
 DONE = b"data: [DONE]\n\n"
@@ -43,7 +44,7 @@ class _Head:
         self.created = int(time.time())
         self.model = served.route
         self.fingerprint = f"{fingerprint}/{served.ref}"
-        self.served_by = wire.ServedBy(served.ref.name, served.ref.version, served.route, served.rule)
+        self.served_by = served_by(served)
 
 
 class ChatWriter:
@@ -64,7 +65,7 @@ class ChatWriter:
                 [
                     wire.ChatChoice(
                         index,
-                        wire.AnswerMessage("assistant", choice.text),
+                        _message(choice),
                         chat_logprobs(choice.logprobs) if self._logprobs else None,
                         choice.reason,
                     )
@@ -89,8 +90,14 @@ class ChatWriter:
     def event(self, delta: Delta) -> bytes:
         if isinstance(delta, Done):
             return self._chunk([wire.ChatChunkChoice(delta.index, wire.ChatDelta(), None, delta.reason)])
-        logprobs = chat_logprobs(delta.logprobs) if delta.logprobs else None
-        return self._chunk([wire.ChatChunkChoice(delta.index, wire.ChatDelta(content=delta.text), logprobs)])
+        if isinstance(delta, ReasoningDelta):
+            return self._chunk([wire.ChatChunkChoice(delta.index, wire.ChatDelta(reasoning_content=delta.text))])
+        logprobs = chat_logprobs(delta.logprobs) if self._logprobs and delta.logprobs else None
+        if isinstance(delta, ToolCallDelta):
+            change = wire.ChatDelta(tool_calls=[_tool_call(delta)])
+        else:
+            change = wire.ChatDelta(content=delta.text)
+        return self._chunk([wire.ChatChunkChoice(delta.index, change, logprobs)])
 
     def usage_event(self, tally: Tally) -> bytes:
         return self._chunk([], usage=tally.usage())
@@ -175,6 +182,28 @@ class TextWriter:
         return wire.Completion(
             head.id, "text_completion", head.created, head.model, head.fingerprint, choices, served_by, usage
         )
+
+
+def served_by(served: Served) -> wire.ServedBy:
+    """Who answered, for the body."""
+    adapter = UNSET if served.adapter is None else served.adapter
+    return wire.ServedBy(served.ref.name, served.ref.version, served.route, served.rule, adapter)
+
+
+def _message(choice: Answer) -> wire.AnswerMessage:
+    calls = [
+        wire.AnswerToolCall(call.id, "function", wire.FunctionCall(call.name, call.arguments))
+        for call in choice.tool_calls
+    ]
+    text = None if calls and not choice.text else choice.text
+    return wire.AnswerMessage("assistant", text, None, choice.reasoning or UNSET, calls or UNSET)
+
+
+def _tool_call(delta: ToolCallDelta) -> wire.ToolCallDelta:
+    """The first delta of a call carries its name; the clients add the arguments of all together."""
+    if delta.id:
+        return wire.ToolCallDelta(delta.call, delta.id, "function", wire.FunctionDelta(delta.name, delta.text))
+    return wire.ToolCallDelta(delta.call, function=wire.FunctionDelta(arguments=delta.text))
 
 
 def _event(value: object) -> bytes:

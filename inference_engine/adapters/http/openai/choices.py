@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from inference_engine.adapters.http.openai import wire
+from inference_engine.domain.answers import Answer
 from inference_engine.domain.results import Done, PositionLogprobs, Usage, Written
 
 
@@ -15,16 +17,32 @@ class Tally:
         self._per_prompt = per_prompt
         self._prompts: dict[int, Usage] = {}
         self._completion_tokens = 0
+        self._reasoning_tokens = 0
 
     def add(self, done: Done) -> None:
         self._prompts.setdefault(done.index // self._per_prompt, done.usage)
         self._completion_tokens += done.usage.completion_tokens
+        self._reasoning_tokens += done.usage.reasoning_tokens
 
     def usage(self) -> wire.Usage:
         prompt = sum(usage.prompt_tokens for usage in self._prompts.values())
         cached = sum(usage.cached_tokens for usage in self._prompts.values())
         total = prompt + self._completion_tokens
-        return wire.Usage(prompt, self._completion_tokens, total, wire.PromptDetails(cached))
+        details = wire.CompletionDetails(self._reasoning_tokens)
+        return wire.Usage(prompt, self._completion_tokens, total, wire.PromptDetails(cached), details)
+
+
+def best(choices: Sequence[Answer], per_prompt: int, wanted: int) -> list[Answer]:
+    """The `wanted` likeliest of each prompt's `per_prompt` choices, by log probability per token."""
+    found: list[Answer] = []
+    for start in range(0, len(choices), per_prompt):
+        found += sorted(choices[start : start + per_prompt], key=_mean_logprob, reverse=True)[:wanted]
+    return found
+
+
+def _mean_logprob(choice: Answer) -> float:
+    logprobs = [position.chosen.logprob for position in choice.logprobs]
+    return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 def text_logprobs(positions: Sequence[PositionLogprobs], offset: int, top: bool) -> wire.CompletionLogprobs:

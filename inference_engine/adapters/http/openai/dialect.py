@@ -2,108 +2,147 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.endpoints import Dialect, Doc, Endpoint
-from inference_engine.adapters.http.openai import errors, wire
+from inference_engine.adapters.http.openai import errors, examples, wire, wire_audio, wire_texts
+from inference_engine.adapters.http.openai.audio import Transcriber
+from inference_engine.adapters.http.openai.embeddings import Embedder
 from inference_engine.adapters.http.openai.generation import Generations
 from inference_engine.adapters.http.openai.models import Models
+from inference_engine.adapters.http.openai.reranking import Reranker
+from inference_engine.adapters.http.openai.tokens import Tokenizer
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 
 _ERRORS = (400, 401, 404, 413, 429, 500, 503, 504)
-_CHAT: dict[str, Any] = {
-    "question": {"model": "guide", "messages": [{"role": "user", "content": "How do I add a model?"}]},
-    "streamed": {
-        "model": "guide",
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is a route?"}],
-        "max_completion_tokens": 64,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    },
-}
-_HEAD: dict[str, Any] = {
-    "created": 1790000000,
-    "model": "guide",
-    "system_fingerprint": "inference-engine-0.1.0/guide:1",
-}
-_TAIL: dict[str, Any] = {
-    "usage": {
-        "prompt_tokens": 21,
-        "completion_tokens": 12,
-        "total_tokens": 33,
-        "prompt_tokens_details": {"cached_tokens": 0},
-    },
-    "served_by": {"name": "guide", "version": "1", "route": "guide", "rule": "latest"},
-}
-_CHAT_ANSWER: dict[str, Any] = {
-    "id": "chatcmpl-5f2c",
-    "object": "chat.completion",
-    **_HEAD,
-    "choices": [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "Put its folder into the model repository."},
-            "finish_reason": "stop",
-        }
-    ],
-    **_TAIL,
-}
-_COMPLETION_ANSWER: dict[str, Any] = {
-    "id": "cmpl-5f2c",
-    "object": "text_completion",
-    **_HEAD,
-    "choices": [{"index": 0, "text": " one server for every model.", "finish_reason": "stop"}],
-    **_TAIL,
-}
+_FORM = "multipart/form-data"
 
 
 def dialect(
     models: ModelService, inference: InferenceService, calls: Calls, default_model: str | None, version: str
 ) -> Dialect:
-    """The OpenAI dialect."""
-    generations = Generations(inference, calls, default_model, f"inference-engine-{version}")
-    names = Models(models)
+    """The OpenAI dialect, and what else clients of such servers expect beside it."""
     return Dialect(
         "openai",
         "OpenAI",
-        ("/v1/",),
+        ("/v1/", "/rerank", "/v2/rerank", "/tokenize"),
         errors.render,
         (
-            Endpoint(
-                "POST",
-                "/v1/chat/completions",
-                generations.chat,
-                Doc(
-                    "Continue a conversation",
-                    "Answers as server-sent events when `stream` is true. Fields that would change the answer and are "
-                    "not supported are refused by name.",
-                    wire.ChatRequest,
-                    _CHAT,
-                    wire.ChatCompletion,
-                    _CHAT_ANSWER,
-                    errors=_ERRORS,
-                ),
-                hot=True,
-            ),
-            Endpoint(
-                "POST",
-                "/v1/completions",
-                generations.completions,
-                Doc(
-                    "Continue a text",
-                    "Several prompts give several choices. Streams like chat completions.",
-                    wire.CompletionRequest,
-                    {"one prompt": {"model": "guide", "prompt": "This server is", "max_tokens": 16}},
-                    wire.Completion,
-                    _COMPLETION_ANSWER,
-                    errors=_ERRORS,
-                ),
-                hot=True,
-            ),
-            Endpoint("GET", "/v1/models", names.list, Doc("All names that can be asked for", response=wire.ModelList)),
-            Endpoint("GET", "/v1/models/{model}", names.get, Doc("One of them", response=wire.Model, errors=(404,))),
+            *_generation(Generations(inference, calls, default_model, f"inference-engine-{version}")),
+            *_texts(Embedder(inference, calls, default_model), Reranker(inference, calls, default_model)),
+            *_speech(Transcriber(inference, calls, default_model)),
+            *_models(Models(models), Tokenizer(models, inference, calls, default_model)),
         ),
+    )
+
+
+def _generation(generations: Generations) -> tuple[Endpoint, ...]:
+    chat = Doc(
+        "Continue a conversation",
+        "Answers as server-sent events when `stream` is true. Fields that would change the answer and are "
+        "not supported are refused by name.",
+        wire.ChatRequest,
+        examples.CHAT,
+        wire.ChatCompletion,
+        examples.CHAT_ANSWER,
+        errors=_ERRORS,
+    )
+    completion = Doc(
+        "Continue a text",
+        "Several prompts give several choices; a prompt may be token ids. Streams like chat completions.",
+        wire.CompletionRequest,
+        examples.COMPLETION,
+        wire.Completion,
+        examples.COMPLETION_ANSWER,
+        errors=_ERRORS,
+    )
+    return (
+        Endpoint("POST", "/v1/chat/completions", generations.chat, chat, hot=True),
+        Endpoint("POST", "/v1/completions", generations.completions, completion, hot=True),
+    )
+
+
+def _texts(embedder: Embedder, reranker: Reranker) -> tuple[Endpoint, ...]:
+    embed = Doc(
+        "Turn texts into vectors",
+        "`encoding_format: base64` gives little-endian float32 values.",
+        wire_texts.EmbeddingRequest,
+        examples.EMBEDDING,
+        wire_texts.EmbeddingList,
+        examples.EMBEDDING_ANSWER,
+        errors=_ERRORS,
+    )
+    jina = Doc(
+        "Order documents by how well they answer a query",
+        "In Jina's shape, which vLLM and llama-server have too.",
+        wire_texts.RerankRequest,
+        examples.RERANK,
+        wire_texts.JinaRanking,
+        examples.JINA_ANSWER,
+        errors=_ERRORS,
+    )
+    cohere = Doc(
+        "Order documents by how well they answer a query, in Cohere's shape",
+        "",
+        wire_texts.RerankRequest,
+        examples.RERANK,
+        wire_texts.CohereRanking,
+        examples.COHERE_ANSWER,
+        errors=_ERRORS,
+    )
+    return (
+        Endpoint("POST", "/v1/embeddings", embedder.embed, embed, hot=True),
+        Endpoint("POST", "/v1/rerank", reranker.jina, jina, hot=True),
+        Endpoint("POST", "/rerank", reranker.jina, jina, hot=True),
+        Endpoint("POST", "/v2/rerank", reranker.cohere, cohere, hot=True),
+    )
+
+
+def _speech(transcriber: Transcriber) -> tuple[Endpoint, ...]:
+    transcribe = Doc(
+        "Write speech down",
+        "With `stream` the answer is events of type transcript.text.delta and transcript.text.done.",
+        wire_audio.TranscriptionForm,
+        examples.SPEECH,
+        wire_audio.Transcription,
+        examples.SPEECH_ANSWER,
+        _FORM,
+        errors=_ERRORS,
+    )
+    translate = Doc(
+        "Write speech down in English",
+        "",
+        wire_audio.TranslationForm,
+        examples.SPEECH,
+        wire_audio.Transcription,
+        examples.SPEECH_ANSWER,
+        _FORM,
+        errors=_ERRORS,
+    )
+    return (
+        Endpoint("POST", "/v1/audio/transcriptions", transcriber.transcriptions, transcribe, hot=True),
+        Endpoint("POST", "/v1/audio/translations", transcriber.translations, translate, hot=True),
+    )
+
+
+def _models(names: Models, tokenizer: Tokenizer) -> tuple[Endpoint, ...]:
+    listed = Doc(
+        "All names that can be asked for",
+        response=wire.ModelList,
+        response_example={"object": "list", "data": [examples.MODEL]},
+    )
+    one = Doc("One of them", response=wire.Model, response_example=examples.MODEL, errors=(404,))
+    tokens = Doc(
+        "Split a prompt into the model's tokens",
+        "In vLLM's shape. Nothing is generated.",
+        wire_texts.TokenizeRequest,
+        examples.TOKENIZE,
+        wire_texts.Tokens,
+        examples.TOKENIZE_ANSWER,
+        errors=_ERRORS,
+    )
+    return (
+        Endpoint("GET", "/v1/models", names.list, listed),
+        Endpoint("GET", "/v1/models/{model}", names.get, one),
+        Endpoint("POST", "/tokenize", tokenizer.tokenize, tokens, hot=True),
     )

@@ -6,34 +6,48 @@ import msgspec
 
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.openai.wire import Model, ModelList
+from inference_engine.domain.errors import ModelNotFound
 from inference_engine.services.models import ModelService, ModelStatus
 
 _ENCODER = msgspec.json.Encoder()
 
 
 class Models:
-    """Routes first, then every exact `name:version`."""
+    """Routes first, then every exact `name:version`, each followed by its LoRA adapters where it is loaded."""
 
     def __init__(self, models: ModelService) -> None:
         self._models = models
 
     async def list(self, exchange: Exchange) -> None:
         statuses = {(status.name, status.version): status for status in self._models.statuses()}
-        found = [
-            _model(route.name, route.rule, statuses[route.target.name, route.target.version])
-            for route in self._models.routes()
-            if (route.target.name, route.target.version) in statuses
-        ]
-        found += [_model(f"{status.name}:{status.version}", "exact", status) for status in statuses.values()]
+        found: list[Model] = []
+        for route in self._models.routes():
+            status = statuses.get((route.target.name, route.target.version))
+            if status is not None:
+                found += _with_adapters(route.name, route.rule, status)
+        for status in statuses.values():
+            found += _with_adapters(f"{status.name}:{status.version}", "exact", status)
         await exchange.respond(200, _ENCODER.encode(ModelList("list", found)), compress=True)
 
     async def get(self, exchange: Exchange) -> None:
         served = self._models.resolve(exchange.path_params["model"])
-        model = _model(served.route, served.rule, self._models.status(served.ref))
+        status = self._models.status(served.ref)
+        if served.adapter is not None and served.adapter not in status.adapters:
+            known = ", ".join(status.adapters) or "none, or it is not loaded"
+            raise ModelNotFound(
+                f"{served.ref} has no adapter {served.adapter!r}; known adapters: {known}", param="model"
+            )
+        parent = served.route.partition("@")[0] if served.adapter else None
+        model = _model(served.route, served.rule, status, parent)
         await exchange.respond(200, _ENCODER.encode(model), compress=True)
 
 
-def _model(public: str, rule: str, status: ModelStatus) -> Model:
+def _with_adapters(public: str, rule: str, status: ModelStatus) -> list[Model]:
+    adapters = [_model(f"{public}@{adapter}", rule, status, public) for adapter in status.adapters]
+    return [_model(public, rule, status), *adapters]
+
+
+def _model(public: str, rule: str, status: ModelStatus, parent: str | None = None) -> Model:
     return Model(
         id=public,
         object="model",
@@ -47,4 +61,5 @@ def _model(public: str, rule: str, status: ModelStatus) -> Model:
         description=status.description,
         context_length=status.context_length,
         capabilities=status.capabilities,
+        parent=parent,
     )

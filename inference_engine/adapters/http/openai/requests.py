@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from inference_engine.adapters.http.decoding import shown
-from inference_engine.adapters.http.openai.wire import (
-    REFUSED,
-    ChatMessage,
-    ChatRequest,
-    Common,
-    CompletionRequest,
-    ResponseFormat,
-)
+from inference_engine.adapters.http.openai.constraints import constraint
+from inference_engine.adapters.http.openai.messages import conversation, tool_choice, tools
+from inference_engine.adapters.http.openai.wire import REFUSED, ChatRequest, Common, CompletionRequest
 from inference_engine.domain.errors import InvalidRequest, UnknownField
-from inference_engine.domain.requests import Chat, Complete, Constraint, JsonSchema, Message, Role, Sampling
+from inference_engine.domain.requests import MAX_CHOICES, Chat, Complete, Effort, Sampling
 
 MAX_PROMPTS = 64
-_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_NEUTRAL_IN_MESSAGE = ("refusal", "tool_calls", "tool_call_id", "function_call", "audio", "annotations")
+MAX_TOKEN_ID = 2**31 - 1
+_EFFORTS: tuple[Effort, ...] = ("none", "minimal", "low", "medium", "high")
 _CHAT_REFUSED = tuple(name for name in REFUSED if name in ChatRequest.__struct_fields__)
-_COMPLETION_REFUSED = tuple(name for name in REFUSED if name in CompletionRequest.__struct_fields__)
 
 
 def chat(body: ChatRequest) -> Chat:
@@ -34,39 +30,85 @@ def chat(body: ChatRequest) -> Chat:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return Chat(
-        messages=tuple([_message(message, index) for index, message in enumerate(body.messages)]),
+        messages=conversation(body.messages),
         sampling=_sampling(body, _chat_max_tokens(body), logprobs),
-        constraint=_constraint(body.response_format),
+        constraint=constraint(body),
         choices=1 if body.n is None else body.n,
+        tools=tools(body.tools),
+        tool_choice=tool_choice(body.tool_choice, body.parallel_tool_calls),
+        reasoning=_effort(body.reasoning_effort),
+    )
+
+
+def _effort(given: str | None) -> Effort | None:
+    for effort in _EFFORTS:
+        if given == effort:
+            return effort
+    if given is None:
+        return None
+    raise InvalidRequest(
+        f"reasoning_effort is {shown(given)}: it may be {', '.join(_EFFORTS)}", param="reasoning_effort"
     )
 
 
 def completions(body: CompletionRequest) -> list[Complete]:
-    """One request for each prompt.
+    """One request for each prompt. With `best_of` beyond `n`, that many choices with their log probabilities.
 
     Raises:
         InvalidRequest; UnknownField: a field would change the answer and is not supported.
     """
-    _refuse(body, _COMPLETION_REFUSED)
-    if body.best_of is not None and body.best_of != (body.n or 1):
-        raise UnknownField("best_of is not supported beyond n: leave it out, and ask for n choices", param="best_of")
     if body.echo and body.logprobs is not None:
         raise InvalidRequest("echo cannot give the logprobs of the prompt: leave one of the two out", param="logprobs")
     sampling = _sampling(body, body.max_tokens, body.logprobs)
-    constraint = _constraint(body.response_format)
     choices = 1 if body.n is None else body.n
-    return [Complete(prompt, sampling, constraint, choices, bool(body.echo)) for prompt in _prompts(body.prompt)]
+    best_of = choices if body.best_of is None else body.best_of
+    if best_of != choices:
+        _check_best_of(body, best_of, choices)
+        sampling = msgspec.structs.replace(sampling, logprobs=sampling.logprobs or 0)
+    bound, echo, suffix = constraint(body), bool(body.echo), body.suffix or None
+    return [Complete(prompt, sampling, bound, best_of, echo, suffix) for prompt in _prompts(body.prompt)]
 
 
-def _prompts(prompt: str | list[Any]) -> list[str]:
+def _check_best_of(body: CompletionRequest, best_of: int, choices: int) -> None:
+    if best_of > MAX_CHOICES:
+        raise InvalidRequest(f"best_of is {best_of}, it can be at most {MAX_CHOICES}", param="best_of")
+    if best_of < choices:
+        raise InvalidRequest(f"best_of is {best_of}, it cannot be less than n, which is {choices}", param="best_of")
+    if body.stream:
+        raise InvalidRequest("best_of beyond n cannot be streamed: leave one of the two out", param="best_of")
+
+
+def _prompts(prompt: str | list[Any]) -> list[str | tuple[int, ...]]:
+    """One or many prompts, each a text or token ids."""
     if isinstance(prompt, str):
         return [prompt]
+    if prompt and isinstance(prompt[0], int):
+        return [token_ids(prompt, "prompt")]
     if not 1 <= len(prompt) <= MAX_PROMPTS:
-        raise InvalidRequest(f"prompt takes 1 to {MAX_PROMPTS} strings, {len(prompt)} came", param="prompt")
-    for part in prompt:
-        if not isinstance(part, str):
-            raise InvalidRequest("prompt must be text: arrays of token ids are not supported here", param="prompt")
-    return prompt
+        raise InvalidRequest(f"prompt takes 1 to {MAX_PROMPTS} prompts, {len(prompt)} came", param="prompt")
+    return [_prompt(part, f"prompt[{index}]") for index, part in enumerate(prompt)]
+
+
+def _prompt(part: object, place: str) -> str | tuple[int, ...]:
+    if isinstance(part, list):
+        return token_ids(part, place)
+    if not isinstance(part, str):
+        raise InvalidRequest(f"{place} must be text or an array of token ids", param=place)
+    return part
+
+
+def token_ids(given: list[Any], place: str) -> tuple[int, ...]:
+    """Token ids, checked to be numbers that could be some.
+
+    Raises:
+        InvalidRequest
+    """
+    for token in given:
+        if type(token) is not int or not 0 <= token <= MAX_TOKEN_ID:
+            raise InvalidRequest(f"{place} holds {shown(token)}, which is no token id", param=place)
+    if not given:
+        raise InvalidRequest(f"{place} holds no token ids", param=place)
+    return tuple(given)
 
 
 def _refuse(body: Common, names: tuple[str, ...]) -> None:
@@ -76,40 +118,6 @@ def _refuse(body: Common, names: tuple[str, ...]) -> None:
             neutral, remedy = REFUSED[name]
             if value not in neutral:
                 raise UnknownField(f"{name} is {shown(value)}, but {remedy}", param=name)
-
-
-def _message(message: ChatMessage, index: int) -> Message:
-    place = f"messages[{index}]"
-    role = _ROLES.get(message.role)
-    if role is None:
-        raise InvalidRequest(
-            f"{place}.role is {message.role!r}: tool calls are not supported yet, use system, user or assistant",
-            param=f"{place}.role",
-        )
-    for name in _NEUTRAL_IN_MESSAGE:
-        if getattr(message, name):
-            raise UnknownField(f"{place}.{name} is not supported: leave it out", param=f"{place}.{name}")
-    return Message(role, _content(message, place), message.name)
-
-
-def _content(message: ChatMessage, place: str) -> str:
-    content = message.content
-    if isinstance(content, str):
-        return content
-    if content is None:
-        raise InvalidRequest(f"{place}.content is missing: send text", param=f"{place}.content")
-    texts: list[str] = []
-    for index, part in enumerate(content):
-        at = f"{place}.content[{index}]"
-        if part.get("type") != "text":
-            raise UnknownField(
-                f"{at} is of type {shown(part.get('type'))}: only text parts are supported here", param=f"{at}.type"
-            )
-        text = part.get("text")
-        if not isinstance(text, str):
-            raise InvalidRequest(f"{at}.text must be a string", param=f"{at}.text")
-        texts.append(text)
-    return "".join(texts)
 
 
 def _chat_max_tokens(body: ChatRequest) -> int | None:
@@ -132,6 +140,8 @@ def _sampling(body: Common, max_tokens: int | None, logprobs: int | None) -> Sam
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         repeat_penalty=body.repeat_penalty if body.repetition_penalty is None else body.repetition_penalty,
+        repeat_last_n=body.repeat_last_n,
+        typical_p=body.typical_p,
         seed=body.seed,
         stop=() if stop is None else (stop,) if isinstance(stop, str) else tuple(stop),
         logprobs=logprobs,
@@ -150,15 +160,3 @@ def _bias(bias: dict[str, float]) -> dict[int, float]:
         if not (token.isascii() and token.isdigit()) or len(token) > 9:
             raise InvalidRequest(f"logit_bias maps token ids to biases, {shown(token)} is no id", param="logit_bias")
     return {int(token): value for token, value in bias.items()}
-
-
-def _constraint(wanted: ResponseFormat | None) -> Constraint | None:
-    if wanted is None or wanted.type == "text":
-        return None
-    if wanted.type == "json_object":
-        return JsonSchema({"type": "object"})
-    if wanted.json_schema is None or wanted.json_schema.schema is None:
-        raise InvalidRequest(
-            "response_format of type json_schema needs json_schema.schema", param="response_format.json_schema"
-        )
-    return JsonSchema(wanted.json_schema.schema)
