@@ -101,7 +101,7 @@ def _with_wave(data: bytes, max_s: int) -> tuple[Array, int]:
         raise _NotAudio(str(error) or "the file is cut") from None
     raw = raw[: len(raw) // (width * channels) * width * channels]
     if width == 1:
-        samples = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
+        samples: Array = (np.frombuffer(raw, np.uint8).astype(np.float32) - 128) / 128
     elif width == 3:
         bytes_ = np.frombuffer(raw, np.uint8).reshape(-1, 3).astype(np.int32)
         samples = (((bytes_[:, 2] << 24) | (bytes_[:, 1] << 16) | (bytes_[:, 0] << 8)) / 2**31).astype(np.float32)
@@ -132,4 +132,4 @@ def resampled(samples: Array, source: int, target: int) -> Array:
     kernel = (cut * torch.sinc(cut * distance) * window).float()
     padded = torch.nn.functional.pad(torch.from_numpy(np.asarray(samples, np.float32)), (reach, reach + 1 + down))
     output: Any = torch.nn.functional.conv1d(padded[None, None], kernel[:, None], stride=down)[0]
-    return output.T.reshape(-1)[: math.ceil(len(samples) * up / down)].contiguous().numpy()
+    return np.asarray(output.T.reshape(-1)[: math.ceil(len(samples) * up / down)].contiguous().numpy())

@@ -338,6 +338,6 @@ def _padded(samples: Array, size: int) -> Array:
 
 def _ends(group: list[dict[str, Any]], word: dict[str, Any], step_s: float) -> bool:
     """Whether a pause or its length ends a group of words before `word`."""
-    pause_s = (word["start_offset"] - group[-1]["end_offset"]) * step_s
-    length_s = (word["end_offset"] - group[0]["start_offset"]) * step_s
+    pause_s: float = (word["start_offset"] - group[-1]["end_offset"]) * step_s
+    length_s: float = (word["end_offset"] - group[0]["start_offset"]) * step_s
     return pause_s > _CTC_PAUSE_S or length_s > _CTC_SEGMENT_S
