@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from inference_engine.domain.hardware import Hardware
     from inference_engine.domain.model import Manifest
     from inference_engine.domain.ports import ModelRepository, RuntimeInfo
+    from inference_engine.infra.native_build import NativeBuild
 
 
 class _Later:
@@ -45,6 +46,9 @@ class _Later:
 
     def hardware(self) -> Hardware:
         return self._now().hardware()
+
+    def native_build(self, settings: Settings) -> NativeBuild:
+        return self._now().native_build(settings)
 
     def manifest_yaml(self, manifest: Manifest) -> str:
         return self._now().manifest_yaml(manifest)

@@ -20,10 +20,12 @@ from inference_engine.core.version import __version__
 from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
+from inference_engine.infra.executors.environment import RunnerEnvironment
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
+from inference_engine.infra.native_build import NativeBuild
 from inference_engine.infra.pipeline.runtime import create_runtime
 from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.routes_file import RoutesFile
@@ -31,10 +33,13 @@ from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
+from inference_engine.services.reuse import ReuseService
 
 if TYPE_CHECKING:
     from inference_engine.adapters.http.edge import Edge
+    from inference_engine.adapters.http.openai import Stateful
     from inference_engine.services.health import HealthService
+    from inference_engine.services.jobs import JobService
 
 BUILTIN_MODELS = Path(__file__).parent / "infra" / "builtin_models"
 
@@ -59,14 +64,28 @@ class Application:
         self.models = ModelService(
             self.repository,
             executors
-            or Executors(partial(create_runtime, runtimes=self.catalog), clock, self.telemetry.restart, Supervision()),
+            or Executors(
+                partial(create_runtime, runtimes=self.catalog),
+                clock,
+                self.telemetry.restart,
+                Supervision(),
+                RunnerEnvironment(settings.state_dir, native_build(settings).active_folder),
+            ),
             routes or RoutesFile(settings.state_dir),
             self.telemetry,
             clock,
             drain_s=settings.drain_s,
         )
         self.telemetry.watch(self.models.statuses)
-        self.inference = InferenceService(self.models, self.telemetry, clock)
+        reuse = ReuseService(
+            self.telemetry,
+            clock,
+            enabled=settings.cache,
+            max_bytes=int(settings.cache_mb * (1 << 20)),
+            ttl_s=settings.cache_ttl_s,
+        )
+        self.telemetry.watch_cache(reuse.stats)
+        self.inference = InferenceService(self.models, self.telemetry, clock, reuse)
 
     def system(self) -> dict[str, Any]:
         """This machine and this process as plain values, measured now."""
@@ -84,14 +103,15 @@ class Application:
         }
 
 
-def http_app(application: Application) -> tuple[Edge, HealthService]:
-    """The ASGI application over the services, and the health it reports."""
+def http_app(application: Application) -> tuple[Edge, HealthService, JobService]:
+    """The ASGI application over the services, the health it reports, and the jobs it takes."""
     from inference_engine.adapters.http.app import create_app
     from inference_engine.services.access import AccessService
     from inference_engine.services.health import HealthService
 
     settings = application.settings
     health = HealthService(application.models)
+    state = stateful(settings)
     app = create_app(
         settings,
         application.models,
@@ -101,9 +121,40 @@ def http_app(application: Application) -> tuple[Edge, HealthService]:
         application.telemetry.exposition,
         application.system,
         __version__,
+        state,
         application.clock,
     )
-    return app, health
+    return app, health, state.jobs
+
+
+def stateful(settings: Settings) -> Stateful:
+    """What is remembered for tenants, in folders under `state_dir`."""
+    from inference_engine.adapters.http.openai import Stateful
+    from inference_engine.infra.document_store import FolderDocumentStore
+    from inference_engine.infra.file_store import FolderFileStore
+    from inference_engine.infra.job_store import FolderJobStore
+    from inference_engine.services.files import FileLimits, FileService
+    from inference_engine.services.job_lines import LineLimits
+    from inference_engine.services.jobs import JobLimits, JobService
+
+    mb = 1 << 20
+    files = FileService(
+        FolderFileStore(settings.state_dir),
+        FileLimits(int(settings.file_max_mb * mb), int(settings.files_total_mb * mb)),
+        time.time,
+    )
+    lines = LineLimits(settings.batch_max_lines, int(settings.max_body_mb * mb))
+    jobs = JobService(
+        FolderJobStore(settings.state_dir), files, JobLimits(lines, settings.batch_concurrency), time.time
+    )
+    answers = FolderDocumentStore(
+        settings.state_dir,
+        "responses",
+        int(settings.responses_total_mb * mb),
+        settings.responses_keep_h * 3600,
+        time.time,
+    )
+    return Stateful(files, jobs, answers)
 
 
 def serve(settings: Settings) -> None:
@@ -116,13 +167,18 @@ def serve(settings: Settings) -> None:
 
     logging.configure(settings.log_level, settings.log_format, settings.api_keys)
     application = Application(settings)
-    app, health = http_app(application)
-    run_server(app, settings, application.models, health, __version__)
+    app, health, jobs = http_app(application)
+    run_server(app, settings, application.models, health, jobs, __version__)
 
 
 def model_roots(settings: Settings) -> tuple[Path, ...]:
     """The folders that are searched for models, the built-in ones last so that an operator's model wins."""
     return (*settings.models, BUILTIN_MODELS) if settings.builtin_models else settings.models
+
+
+def native_build(settings: Settings) -> NativeBuild:
+    """The llama.cpp built for this machine, if there is one."""
+    return NativeBuild(settings.state_dir, BUILTIN_MODELS / "guide" / "1" / "guide.gguf", lambda: detect().cpu.features)
 
 
 class CommandComposition:
@@ -146,6 +202,9 @@ class CommandComposition:
     def runtimes(self) -> Sequence[RuntimeInfo]:
         catalog = EntryPointCatalog()
         return [catalog.describe(name) for name in catalog.names()]
+
+    def native_build(self, settings: Settings) -> NativeBuild:
+        return native_build(settings)
 
     def hardware(self) -> Hardware:
         return detect()

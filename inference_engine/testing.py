@@ -28,6 +28,7 @@ from inference_engine.domain.ports import (
 )
 from inference_engine.domain.requests import Chat, Complete, Generate, Kind, Transcribe
 from inference_engine.domain.results import (
+    CacheOutcome,
     Delivered,
     Delta,
     Done,
@@ -97,6 +98,8 @@ class NullTelemetry:
     def tokens(self, ref: ModelRef, prompt: int, completion: int, seconds: float) -> None: ...
 
     def restart(self, ref: ModelRef) -> None: ...
+
+    def reused(self, ref: ModelRef, outcome: CacheOutcome) -> None: ...
 
 
 class RecordingTelemetry(NullTelemetry):

@@ -41,7 +41,8 @@ class LiveServer:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"server-{self.port}.log"
-        self._command = [sys.executable, "-m", "inference_engine", "serve", "--port", str(self.port), *arguments]
+        serve = ["serve", "--port", str(self.port), "--no-cache"]  # a test that asks twice wants two computations
+        self._command = [sys.executable, "-m", "inference_engine", *serve, *arguments]
         self._environment = os.environ | {"INFERENCE_ENGINE_STATE_DIR": str(folder / "state")} | environment
         self._folder = folder
         self._headers: dict[str, str] = {}

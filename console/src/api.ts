@@ -80,6 +80,7 @@ export interface ChatRequest {
   top_p?: number;
   max_tokens?: number;
   seed?: number;
+  reasoning_effort?: string;
 }
 
 export interface InferTensor {

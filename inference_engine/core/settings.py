@@ -49,7 +49,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     api_docs: bool = True
     max_body_mb: Positive = 64.0
     request_timeout_s: Positive = 600.0
+    file_max_mb: Positive = 512.0
+    files_total_mb: Positive = 10_240.0
+    batch_max_lines: Annotated[int, Meta(ge=1)] = 50_000
+    batch_concurrency: Annotated[int, Meta(ge=1, le=1024)] = 4
+    responses_keep_h: Positive = 720.0
+    responses_total_mb: Positive = 1024.0
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
+    cache: bool = True
+    cache_mb: Annotated[float, Meta(ge=0)] = 32.0
+    cache_ttl_s: Positive = 300.0
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
     access_log: bool = False

@@ -68,7 +68,10 @@ class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a model is run. Times are seconds unless the name says otherwise."""
+    """How a model is run. Times are seconds unless the name says otherwise.
+
+    `cache` None keeps answers that would be the same again, but no predictions; true keeps these too, false nothing.
+    """
 
     executor: ExecutorKind = "runner"
     instances: int = 1
@@ -82,6 +85,7 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     preload: bool = False
     pin: bool = False
     memory_limit_mb: int | None = None
+    cache: bool | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,7 +10,7 @@ import msgspec
 
 from inference_engine.domain.model import Manifest, ModelRef, Signature
 from inference_engine.domain.requests import Generate, Kind
-from inference_engine.domain.results import Delivered, Delta
+from inference_engine.domain.results import CacheOutcome, Delivered, Delta
 from inference_engine.domain.tensors import Tensors
 
 Media = Literal["image", "audio"]
@@ -21,7 +21,8 @@ class Loaded(msgspec.Struct, frozen=True):
 
     `kinds` are the request kinds it answers; `concurrency` is how many generations it runs together;
     `context_length` is the most tokens one generation may use, prompt included; `adapters` are the LoRA adapters a
-    request may choose; `media` is what messages may hold beside text; `details` are for people.
+    request may choose; `media` is what messages may hold beside text; `details` are for people. `closing_s` is how long
+    `close` may take to put things away.
 
     A model that answers `embed` or `rerank` does so in `run`, with the tensors of `domain/text_tensors.py`.
     """
@@ -33,6 +34,7 @@ class Loaded(msgspec.Struct, frozen=True):
     adapters: tuple[str, ...] = ()
     media: tuple[Media, ...] = ()
     details: dict[str, Any] = {}
+    closing_s: float = 0.0
 
 
 class Sink(Protocol):
@@ -234,3 +236,6 @@ class Telemetry(Protocol):
     def tokens(self, ref: ModelRef, prompt: int, completion: int, seconds: float) -> None: ...
 
     def restart(self, ref: ModelRef) -> None: ...
+
+    def reused(self, ref: ModelRef, outcome: CacheOutcome) -> None:
+        """A request whose answer may be used again was answered."""

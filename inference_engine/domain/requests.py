@@ -14,6 +14,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 Kind = Literal["predict", "chat", "complete", "embed", "rerank", "transcribe"]
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 ToolMode = Literal["auto", "none", "required"]
+Reuse = Literal["auto", "always", "refresh", "never"]
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -27,13 +28,15 @@ class Call(msgspec.Struct, frozen=True):
     """What travels beside a request: who asks, until when, how urgent, and the id that logs and traces share.
 
     `deadline_s` is a reading of the monotonic clock of the server process, or None for the model's own limit.
-    A lower `priority` number is served first.
+    A lower `priority` number is served first. `reuse` says whether an answer that was made before will do: `auto` where
+    it would be the same, `always`, only a new one that is then kept (`refresh`), or `never`.
     """
 
     id: str
     principal: Principal
     deadline_s: float | None = None
     priority: int = 0
+    reuse: Reuse = "auto"
 
 
 class Predict(msgspec.Struct, frozen=True):
@@ -232,7 +235,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 MAX_CHOICES = 16
 MAX_STOP = 16
 MAX_TOOLS = 128
-_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
 def check_generate(request: Generate) -> None:
@@ -265,7 +268,7 @@ def _check_chat(request: Chat) -> None:
     for index, name in enumerate(names):
         if not _TOOL_NAME.fullmatch(name):
             raise InvalidRequest(
-                f"tool name {name[:80]!r} is not valid: use 1 to 64 letters, digits, '_', '.' and '-'", param="tools"
+                f"tool name {name[:80]!r} is not valid: use 1 to 128 letters, digits, '_', '.' and '-'", param="tools"
             )
         if name in names[:index]:
             raise InvalidRequest(f"tools names {name!r} twice", param="tools")

@@ -10,18 +10,21 @@ from inference_engine.domain.model import ModelRef
 from inference_engine.domain.tensors import Array
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+CacheOutcome = Literal["hit", "miss", "shared"]
 
 
 class Served(msgspec.Struct, frozen=True):
     """Which exact model answered, under which public name, and the rule that chose it (`exact`, `latest`, ...).
 
-    `adapter` is the LoRA adapter that was on top of it.
+    `adapter` is the LoRA adapter that was on top of it. `cache` tells of an answer that may be used again: whether it
+    was kept, is new, or is that of an equal request that was just being computed; None where that was no question.
     """
 
     ref: ModelRef
     route: str
     rule: str
     adapter: str | None = None
+    cache: CacheOutcome | None = None
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -130,11 +133,15 @@ class SegmentDelta(msgspec.Struct, frozen=True, array_like=True, tag="s"):
 
 
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="d"):
-    """The end of choice `index`. Exactly one per choice, and nothing of that choice follows."""
+    """The end of choice `index`. Exactly one per choice, and nothing of that choice follows.
+
+    `stop` is the request's stop string that ended it, where one did and the runtime can tell.
+    """
 
     reason: FinishReason
     usage: Usage
     index: int = 0
+    stop: str | None = None
 
 
 Written = TextDelta | ReasoningDelta | ToolCallDelta | SegmentDelta

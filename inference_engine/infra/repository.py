@@ -25,6 +25,7 @@ _FOREIGN = frozenset(
     (".safetensors", ".pt", ".pth", ".pt2", ".keras", ".h5", ".tflite", ".skops", ".pkl", ".joblib", ".mlmodel")
 )
 _FOREIGN_NAMES = frozenset(("saved_model.pb", "pytorch_model.bin", "openvino_model.xml"))
+_GGUF_HEAD_BYTES = 4096
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _CHUNK_BYTES = 1 << 20
 
@@ -157,7 +158,9 @@ def _guarded(folder: Path, read: Callable[[], StoredModel | None]) -> Iterator[S
 def _adopt_lone(folder: Path, files: list[Path], name: str, version: str, *, alone: bool) -> StoredModel | None:
     candidates = _candidates(files)
     if len(candidates) == 1:
-        return _adopt(candidates[0], name, version, alone=alone)
+        projectors = [path for path in files if _is_projector(path)]
+        projector = projectors[0].name if len(projectors) == 1 else None
+        return _adopt(candidates[0], name, version, alone=alone, projector=projector)
     if candidates:
         names = ", ".join(path.name for path in candidates)
         raise InvalidManifest(
@@ -174,12 +177,19 @@ def _adopt_lone(folder: Path, files: list[Path], name: str, version: str, *, alo
     return None
 
 
-def _adopt(file: Path, name: str, version: str, *, alone: bool) -> StoredModel:
+def _adopt(file: Path, name: str, version: str, *, alone: bool, projector: str | None = None) -> StoredModel:
+    """`projector` is a vision projector (mmproj) that lies beside a language model."""
     check_name(name, "folder name")
     check_name(version, "version folder")
     runtime, task = _ADOPTED[file.suffix.lower()]
     parts = _shards(file)
-    manifest = Manifest(name=name, version=version, runtime=runtime, artifact=file.name, task=task)
+    options = {}
+    if file.suffix.lower() == ".gguf":
+        if projector is not None:
+            task, options = "image-text-to-text", {"mmproj": projector}
+        elif _is_encoder(file):
+            task = ""  # it embeds or reranks; which, the runtime sees
+    manifest = Manifest(name=name, version=version, runtime=runtime, artifact=file.name, task=task, options=options)
     size = _tree_bytes(file.parent) if alone else sum(part.stat().st_size for part in parts)
     return StoredModel(manifest, file.parent, assumed=True, size_bytes=size)
 
@@ -213,10 +223,21 @@ def _candidates(files: list[Path]) -> list[Path]:
     found = []
     for file in files:
         shard = _SHARD.fullmatch(file.name)
-        projector = file.suffix.lower() == ".gguf" and "mmproj" in file.name.lower()
-        if file.suffix.lower() in _ADOPTED and not projector and (shard is None or int(shard["index"]) == 1):
+        if file.suffix.lower() in _ADOPTED and not _is_projector(file) and (shard is None or int(shard["index"]) == 1):
             found.append(file)
     return found
+
+
+def _is_projector(file: Path) -> bool:
+    return file.suffix.lower() == ".gguf" and "mmproj" in file.name.lower()
+
+
+def _is_encoder(file: Path) -> bool:
+    """Whether a GGUF file's architecture is one of BERT's kin, which cannot write: it stands near the file's begin."""
+    with file.open("rb") as opened:
+        head = opened.read(_GGUF_HEAD_BYTES)
+    _, key, rest = head.partition(b"general.architecture")
+    return bool(key) and b"bert" in rest[12 : 12 + int.from_bytes(rest[4:12], "little")][:64]
 
 
 def _shards(file: Path) -> list[Path]:

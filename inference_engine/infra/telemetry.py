@@ -6,14 +6,16 @@ when a scrape asks, and imported then.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol
 
 from inference_engine.domain.model import ModelRef
 from inference_engine.domain.requests import Kind
+from inference_engine.domain.results import CacheOutcome
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -36,6 +38,20 @@ _COUNTERS = {
     "rows": "Rows predicted",
     "runner_restarts": "Runners that were replaced after a crash or a hang",
 }
+RUNTIME_GAUGES = {
+    "kv_cache_usage_ratio": "Share of the KV cache that holds the tokens of prompts and answers",
+    "busy_slots": "Sequences being computed",
+    "slots": "Sequences that can be computed together",
+    "prompt_tokens_per_second": "Speed of reading prompts while they are read",
+    "generated_tokens_per_second": "Speed of writing of one sequence while it writes",
+    "prefix_cache_hit_ratio": "Share of the prompts' tokens that was found in the KV cache",
+    "draft_acceptance_ratio": "Share of the tokens guessed in advance that the model accepted",
+    "draft_tokens": "Tokens guessed in advance since the model was loaded",
+    "draft_accepted_tokens": "Guessed tokens that the model accepted since it was loaded",
+}
+"""What runtimes measure of themselves, by the names that `Runtime.gauges` uses; others are passed on without a word."""
+
+_METRIC = re.compile(r"[a-z_][a-z0-9_]*")
 _GAUGES = {
     "model_loaded": "1 when the model is ready",
     "model_memory_bytes": "Measured memory of the model's runner",
@@ -59,6 +75,17 @@ class ModelReading(Protocol):
     def in_flight(self) -> int: ...
     @property
     def queued(self) -> int: ...
+    @property
+    def gauges(self) -> Mapping[str, float]: ...
+
+
+class CacheReading(Protocol):
+    """What a scrape wants to know of the answers that are kept."""
+
+    @property
+    def entries(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
 
 
 class Histogram:
@@ -79,9 +106,10 @@ class Histogram:
 class _ModelCounts:
     """Everything that is counted of one model."""
 
-    __slots__ = ("counters", "histograms", "outcomes", "requests")
+    __slots__ = ("counters", "histograms", "outcomes", "requests", "reused")
 
     def __init__(self) -> None:
+        self.reused: defaultdict[CacheOutcome, int] = defaultdict(int)
         self.outcomes: defaultdict[tuple[Kind, str], int] = defaultdict(int)
         self.requests: defaultdict[Kind, Histogram] = defaultdict(lambda: Histogram(_SECONDS))
         self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
@@ -95,7 +123,12 @@ class PrometheusTelemetry:
         self._version = version
         self._models: defaultdict[ModelRef, _ModelCounts] = defaultdict(_ModelCounts)
         self._readings: Callable[[], Iterable[ModelReading]] = tuple
+        self._cache: Callable[[], CacheReading] | None = None
         self._registry: CollectorRegistry | None = None
+
+    def watch_cache(self, reading: Callable[[], CacheReading]) -> None:
+        """Ask `reading` for the size of the cache at each scrape."""
+        self._cache = reading
 
     def watch(self, readings: Callable[[], Iterable[ModelReading]]) -> None:
         """Ask `readings` for the state of the models at each scrape."""
@@ -129,6 +162,9 @@ class PrometheusTelemetry:
     def restart(self, ref: ModelRef) -> None:
         self._models[ref].counters["runner_restarts"] += 1
 
+    def reused(self, ref: ModelRef, outcome: CacheOutcome) -> None:
+        self._models[ref].reused[outcome] += 1
+
     # -- telling -------------------------------------------------------------------------------------------------
 
     def exposition(self) -> tuple[bytes, str]:
@@ -155,6 +191,7 @@ class PrometheusTelemetry:
         yield from self._request_metrics()
         yield from self._histogram_metrics()
         yield from self._counter_metrics()
+        yield from self._cache_metrics()
         yield from self._gauge_metrics()
 
     def _request_metrics(self) -> Iterator[Metric]:
@@ -194,6 +231,24 @@ class PrometheusTelemetry:
                 family.add_metric((ref.name, ref.version), counts.counters[name])
             yield family
 
+    def _cache_metrics(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        reused = CounterMetricFamily(
+            _PREFIX + "cache_requests",
+            "Requests whose answers may be used again, by outcome",
+            labels=("model", "version", "outcome"),
+        )
+        for ref, counts in self._models.items():
+            for outcome, count in counts.reused.items():
+                reused.add_metric((ref.name, ref.version, outcome), count)
+        yield reused
+        kept = self._cache() if self._cache else None
+        yield GaugeMetricFamily(_PREFIX + "cache_entries", "Answers that are kept", kept.entries if kept else 0)
+        yield GaugeMetricFamily(
+            _PREFIX + "cache_bytes", "Bytes of the answers that are kept", kept.bytes if kept else 0
+        )
+
     def _gauge_metrics(self) -> Iterator[Metric]:
         from prometheus_client.core import GaugeMetricFamily
 
@@ -206,6 +261,13 @@ class PrometheusTelemetry:
         }
         for reading in readings:
             for name, value in zip(_GAUGES, _values(reading), strict=True):
+                families[name].add_metric((reading.name, reading.version), value)
+            for name, value in reading.gauges.items():
+                if not _METRIC.fullmatch(name):
+                    continue  # a runtime's own word, which would make the whole page unreadable
+                if name not in families:
+                    meaning = RUNTIME_GAUGES.get(name, "Measured by the model's runtime")
+                    families[name] = GaugeMetricFamily(_PREFIX + name, meaning, labels=("model", "version"))
                 families[name].add_metric((reading.name, reading.version), value)
         yield from families.values()
 

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidTensor
+from inference_engine.domain.jobs import PRIORITY
 from inference_engine.domain.ports import Telemetry
 from inference_engine.domain.requests import Call, Embed, Generate, Kind, Predict, Rerank, check_generate
 from inference_engine.domain.results import Delta, Done, Embeddings, Prediction, Ranking, Served
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
 from inference_engine.services.checks import check_generation, check_kind, checked_rows, kind_of
+from inference_engine.services.equality import (
+    DELTAS,
+    OUTPUTS,
+    key_of,
+    reuses_generation,
+    reuses_prediction,
+    reuses_texts,
+)
 from inference_engine.services.models import LiveModel, ModelService
+from inference_engine.services.reuse import Key, ReuseService
 from inference_engine.services.streams import interleaved
 from inference_engine.services.texts import compute_texts, shortened
 
@@ -35,12 +46,20 @@ class Generation:
 
 
 class InferenceService:
-    """Answers requests with the models of a `ModelService`."""
+    """Answers requests with the models of a `ModelService`. Without `reuse` every request is computed for itself."""
 
-    def __init__(self, models: ModelService, telemetry: Telemetry, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        models: ModelService,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        reuse: ReuseService | None = None,
+    ) -> None:
+        self.reuse = reuse or ReuseService(telemetry, clock, enabled=False)
         self._models = models
         self._telemetry = telemetry
         self._clock = clock
+        models.when_unloaded(self.reuse.clear)
 
     async def predict(self, target: str, request: Predict, call: Call) -> Prediction:
         """Compute one request, merged with others that wait.
@@ -57,9 +76,13 @@ class InferenceService:
                 await lease.make_ready()
             with lease as live:
                 rows = checked_rows(live, request)
-                outputs, queue_s, compute_s = await live.batches.submit(
-                    request.inputs, rows, _deadline(live, call, started), call.priority
-                )
+                if (live.reuses_predictions or call.reuse == "always") and self._reuses_prediction(live, call):
+                    outputs, served = await self._predicted_once(live, request, rows, served, call)
+                    queue_s = compute_s = 0.0
+                else:
+                    outputs, queue_s, compute_s = await live.batches.submit(
+                        request.inputs, rows, _deadline(live, call, started), call.priority
+                    )
                 if request.outputs:
                     outputs = _wanted(outputs, request.outputs)
                 outcome = "ok"
@@ -81,7 +104,17 @@ class InferenceService:
         served = self._models.resolve(target)
         if served.adapter is not None:
             request = msgspec.structs.replace(request, adapter=served.adapter)
-        return Generation(served, self._answer(served, request, call))
+        kind = kind_of(request)
+        if not (self.reuse.enabled and reuses_generation(self._models.stored(served.ref).manifest, request, call)):
+            return Generation(served, self._observed(served, kind, self._computed(served, request, call)))
+        plan = self.reuse.plan(key_of(kind, served.ref, request, call), call.reuse)
+        served = msgspec.structs.replace(served, cache=plan.outcome)
+        if plan.outcome == "hit":
+            self._models.touch(served.ref)
+        compute = partial(self._computed, served, request, msgspec.structs.replace(call, deadline_s=None))
+        return Generation(
+            served, self._observed(served, kind, self.reuse.follow(plan, compute, DELTAS, call.deadline_s))
+        )
 
     async def embed(self, target: str, request: Embed, call: Call) -> Embeddings:
         """One vector for each text. The texts are merged with those of others that wait.
@@ -89,8 +122,7 @@ class InferenceService:
         Raises:
             ModelNotFound; InvalidRequest; UnsupportedTask; Unavailable; DeadlineExceeded; ModelError.
         """
-        served = self._models.resolve(target)
-        outputs = await self._texts(served, "embed", {TEXT: text_tensor(request.texts)}, call)
+        outputs, served = await self._texts(target, "embed", {TEXT: text_tensor(request.texts)}, call)
         vectors = np.asarray(outputs[EMBEDDING], np.float32)
         if request.dimensions is not None:
             vectors = shortened(vectors, request.dimensions)
@@ -98,28 +130,66 @@ class InferenceService:
 
     async def rerank(self, target: str, request: Rerank, call: Call) -> Ranking:
         """A score for each document. Raises what `embed` raises."""
-        served = self._models.resolve(target)
         inputs = {
             QUERY: text_tensor([request.query] * len(request.documents)),
             DOCUMENT: text_tensor(request.documents),
         }
-        outputs = await self._texts(served, "rerank", inputs, call)
+        outputs, served = await self._texts(target, "rerank", inputs, call)
         return Ranking(np.asarray(outputs[SCORE], np.float32), int(outputs[TOKENS].sum()), served)
 
-    async def _texts(self, served: Served, kind: Kind, inputs: Tensors, call: Call) -> dict[str, Array]:
+    async def _texts(self, target: str, kind: Kind, inputs: Tensors, call: Call) -> tuple[dict[str, Array], Served]:
+        served = self._models.resolve(target)
         started = self._clock()
         outcome = "cancelled"
         try:
             async with self._models.lease(served.ref) as live:
                 check_kind(live, kind)
-                outputs = await compute_texts(live, inputs, _deadline(live, call, started), call.priority)
+                compute = partial(compute_texts, live, inputs, priority=call.priority)
+                if self.reuse.enabled and reuses_texts(live.manifest, call):
+                    key = key_of(kind, served.ref, inputs, call)
+                    outputs, served = await self._once(live, key, served, call, compute)
+                else:
+                    outputs = await compute(_deadline(live, call, started))
                 outcome = "ok"
-                return outputs
+                return outputs, served
         except EngineError as error:
             outcome = error.code
             raise
         finally:
             self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+
+    def _reuses_prediction(self, live: LiveModel, call: Call) -> bool:
+        return self.reuse.enabled and reuses_prediction(live.manifest, call)
+
+    async def _predicted_once(
+        self, live: LiveModel, request: Predict, rows: int, served: Served, call: Call
+    ) -> tuple[dict[str, Array], Served]:
+        async def compute(deadline_s: float) -> dict[str, Array]:
+            return (await live.batches.submit(request.inputs, rows, deadline_s, call.priority))[0]
+
+        return await self._once(live, key_of("predict", served.ref, request.inputs, call), served, call, compute)
+
+    async def _once(
+        self,
+        live: LiveModel,
+        key: Key,
+        served: Served,
+        call: Call,
+        compute: Callable[[float], Awaitable[dict[str, Array]]],
+    ) -> tuple[dict[str, Array], Served]:
+        """Outputs that were kept, of an equal request in flight, or computed now. `compute` gets a deadline."""
+
+        async def source() -> AsyncGenerator[dict[str, Array]]:
+            outputs = await compute(self._clock() + live.timeout_s)
+            for array in outputs.values():  # several callers may get them
+                array.flags.writeable = False
+            yield outputs
+
+        plan = self.reuse.plan(key, call.reuse)
+        deadline_s = _deadline(live, call, self._clock())
+        async with aclosing(self.reuse.follow(plan, source, OUTPUTS, deadline_s)) as found:
+            outputs: dict[str, Array] = await anext(found)
+        return dict(outputs), msgspec.structs.replace(served, cache=plan.outcome)
 
     async def tokenize(self, target: str, request: Generate, call: Call) -> tuple[int, ...]:  # noqa: ARG002 - every use case is called so
         """The prompt of `request` as the model's own token ids; nothing is generated.
@@ -133,31 +203,40 @@ class InferenceService:
             check_generation(live, request)
             return await live.executor.tokenize(request)
 
-    async def _answer(self, served: Served, request: Generate, call: Call) -> AsyncGenerator[Delta]:
-        kind = kind_of(request)
+    async def _observed(self, served: Served, kind: Kind, deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Delta]:
+        """The deltas of one request, whoever computes them, with its first token and its outcome counted."""
         started = self._clock()
-        first_s: float | None = None
+        first = True
         outcome = "cancelled"
         try:
-            async with self._models.lease(served.ref) as live:
-                check_generation(live, request)
-                async with aclosing(_choices(live, request, call, self._clock)) as deltas:
-                    async for delta in deltas:
-                        if first_s is None:
-                            first_s = self._clock()
-                            self._telemetry.first_token(served.ref, first_s - started)
-                        if isinstance(delta, Done):
-                            usage = delta.usage
-                            self._telemetry.tokens(
-                                served.ref, usage.prompt_tokens, usage.completion_tokens, self._clock() - first_s
-                            )
-                        yield delta
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    if first:
+                        first = False
+                        self._telemetry.first_token(served.ref, self._clock() - started)
+                    yield delta
             outcome = "ok"
         except EngineError as error:
             outcome = error.code
             raise
         finally:
             self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+
+    async def _computed(self, served: Served, request: Generate, call: Call) -> AsyncGenerator[Delta]:
+        """What the model answers, with its tokens counted."""
+        first_s: float | None = None
+        async with self._models.lease(served.ref) as live:
+            check_generation(live, request)
+            async with aclosing(_choices(live, request, call, self._clock)) as deltas:
+                async for delta in deltas:
+                    if first_s is None:
+                        first_s = self._clock()
+                    if isinstance(delta, Done):
+                        usage = delta.usage
+                        self._telemetry.tokens(
+                            served.ref, usage.prompt_tokens, usage.completion_tokens, self._clock() - first_s
+                        )
+                    yield delta
 
 
 def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
@@ -168,6 +247,9 @@ def _wanted(outputs: dict[str, Array], names: tuple[str, ...]) -> dict[str, Arra
 
 
 def _deadline(live: LiveModel, call: Call, started: float) -> float:
+    """Until when it is worth waiting: within the model's own limit, which work in the background does not have."""
+    if call.deadline_s is not None and call.priority >= PRIORITY:
+        return call.deadline_s
     own = started + live.timeout_s
     return own if call.deadline_s is None else min(own, call.deadline_s)
 
@@ -190,7 +272,8 @@ def _choice(request: Generate, index: int) -> Generate:
 
 async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
     """One choice: waits for a slot (at most the manifest's timeout), then streams until the call's deadline."""
-    await live.slots.acquire(_deadline(live, call, clock()), call.priority)
+    tenant = call.principal.tenant
+    await live.slots.acquire(_deadline(live, call, clock()), call.priority, tenant)
     try:
         async with aclosing(live.executor.generate(request)) as deltas:
             while True:
@@ -201,7 +284,7 @@ async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[
                 if isinstance(delta, Done):
                     return
     finally:
-        live.slots.release()
+        live.slots.release(tenant)
 
 
 async def _next_delta(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
 
 from inference_engine.core.logging import get_logger
+from inference_engine.domain.adapters import adapter_names
 from inference_engine.domain.errors import EngineError, ModelLoadFailed, ModelNotFound, ShuttingDown
 from inference_engine.domain.model import Manifest, ModelRef, Signature
 from inference_engine.domain.ports import (
@@ -26,7 +27,8 @@ from inference_engine.domain.ports import (
 from inference_engine.domain.results import Served
 from inference_engine.domain.routing import Route, Router
 from inference_engine.domain.tensors import InputCheck
-from inference_engine.services.queues import BatchQueue, SlotQueue
+from inference_engine.services.queues import BatchQueue
+from inference_engine.services.slots import SlotQueue
 
 ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
 _FAILURE_MEMORY_S = 10.0
@@ -64,12 +66,16 @@ class ModelStatus(msgspec.Struct, frozen=True):
     context_length: int | None
     routes: tuple[str, ...]
     adapters: tuple[str, ...] = ()
+    gauges: Mapping[str, float] = {}
 
 
 class LiveModel:
     """A loaded model with its waiting lines. Held through a `Lease`."""
 
-    __slots__ = ("batches", "check", "executor", "loaded", "manifest", "outputs", "signature", "slots", "timeout_s")
+    __slots__ = (
+        *("batches", "check", "executor", "loaded", "manifest", "outputs"),
+        *("reuses_predictions", "signature", "slots", "timeout_s"),
+    )
 
     def __init__(
         self, manifest: Manifest, loaded: Loaded, executor: Executor, telemetry: Telemetry, clock: Callable[[], float]
@@ -85,6 +91,7 @@ class LiveModel:
         shapes_differ = self.check is not None and self.check.leaves_shapes_open
         self.batches = BatchQueue(manifest, executor, batched, telemetry, clock, shapes_differ=shapes_differ)
         self.slots = SlotQueue(manifest, loaded.concurrency, clock)
+        self.reuses_predictions = manifest.execution.cache is True
 
 
 class _Entry:
@@ -176,6 +183,7 @@ class ModelService:
         self._broken: list[BrokenModel] = []
         self._closing = False
         self._reaper: asyncio.Task[None] | None = None
+        self._unloaded: list[Callable[[ModelRef], object]] = []
 
     # -- what exists ---------------------------------------------------------------------------------------------
 
@@ -265,7 +273,8 @@ class ModelService:
             signature=self.signature(ref),
             context_length=entry.live.loaded.context_length if entry.live else None,
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
-            adapters=entry.live.loaded.adapters if entry.live else (),
+            adapters=entry.live.loaded.adapters if entry.live else adapter_names(manifest),
+            gauges=running.gauges if running else {},
         )
 
     def _entry(self, ref: ModelRef) -> _Entry:
@@ -327,6 +336,16 @@ class ModelService:
         _log.info("model loaded", model=str(stored.manifest.ref), seconds=round(self.clock() - started, 3))
         return LiveModel(stored.manifest, loaded, executor, self._telemetry, self.clock)
 
+    def when_unloaded(self, act: Callable[[ModelRef], object]) -> None:
+        """Call `act` each time a model has been unloaded, for whatever reason; files are read anew only after that."""
+        self._unloaded.append(act)
+
+    def touch(self, ref: ModelRef) -> None:
+        """Count the model as used now, though it had nothing to do."""
+        entry = self._entries.get(ref)
+        if entry is not None:
+            entry.used, entry.used_s = True, self.clock()
+
     async def unload(self, ref: ModelRef) -> int:
         """Let work in flight finish, end the executor; returns the bytes of memory that came back.
 
@@ -350,10 +369,12 @@ class ModelService:
             before = live.executor.status().memory_bytes
             entry.live = None
             await live.batches.close()
-            await live.executor.stop(grace_s=1.0)
+            await live.executor.stop(grace_s=1.0 + live.loaded.closing_s)
         finally:
             entry.draining = False
             entry.loaded_at = None
+            for act in self._unloaded:
+                act(entry.stored.manifest.ref)
         _log.info("model unloaded", model=str(entry.stored.manifest.ref), memory_returned_bytes=before)
         return before
 

@@ -1,17 +1,16 @@
-"""Waiting lines in front of a model: rows that are merged into batches, generations that wait for a slot.
+"""The waiting line of predict requests in front of a model, where rows are merged into batches.
 
-Knows limits, deadlines and priorities; not what is computed.
+Knows limits, deadlines and priorities; not what is computed. Generations wait in `slots.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 from bisect import insort_left, insort_right
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, count
+from itertools import chain
 from operator import attrgetter
 
 import msgspec
@@ -238,62 +237,3 @@ class BatchQueue:
         for work in works:
             work.cancel()
         await asyncio.gather(*works, return_exceptions=True)
-
-
-class SlotQueue:
-    """Lets at most `slots` generations run together; the rest wait in order of priority, then arrival."""
-
-    def __init__(self, manifest: Manifest, slots: int, clock: Clock) -> None:
-        self._ref = manifest.ref
-        self._free = slots
-        self._limit = manifest.execution.queue_limit
-        self._clock = clock
-        self._line: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._order = count()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._line)
-
-    async def acquire(self, deadline_s: float, priority: int = 0) -> None:
-        """Take a slot; give it back with `release`.
-
-        Raises:
-            QueueFull: too many wait already. DeadlineExceeded: no slot became free in time.
-        """
-        if self._free > 0 and not self._line:
-            self._free -= 1
-            return
-        if len(self._line) >= self._limit:
-            raise QueueFull(
-                f"{self._limit} requests are waiting for {self._ref}: try again later, or raise execution.queue_limit"
-            )
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = (priority, next(self._order), turn)
-        heapq.heappush(self._line, entry)
-        try:
-            async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
-                await turn
-        except TimeoutError:
-            self._leave(entry)
-            raise DeadlineExceeded(f"no free slot of {self._ref} within the deadline of this request") from None
-        except asyncio.CancelledError:
-            self._leave(entry)
-            raise
-
-    def _leave(self, entry: tuple[int, int, asyncio.Future[None]]) -> None:
-        """Give up the place in line, or the slot that was just handed over."""
-        if entry in self._line:
-            self._line.remove(entry)
-            heapq.heapify(self._line)
-        elif entry[2].done() and not entry[2].cancelled():
-            self.release()
-
-    def release(self) -> None:
-        """Hand the slot to the first in line, or free it."""
-        while self._line:
-            _, _, turn = heapq.heappop(self._line)
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1

@@ -240,3 +240,19 @@ def test_the_conversation_outlives_a_look_at_another_page(open_page: OpenPage) -
     expect(page.get_by_role("heading", name="Models")).to_be_visible()
     page.get_by_role("link", name="Chat", exact=True).first.click()
     expect(chat.answers).to_contain_text("An answer.")
+
+
+def test_thoughts_are_asked_for_and_stand_apart(open_page: OpenPage) -> None:
+    thought = {"choices": [{"index": 0, "delta": {"reasoning_content": "Let me see."}, "finish_reason": None}]}
+    page = open_page(before=answer_with(thought, piece("An answer."), FINISHED))
+    chat = ChatPage(page)
+    chat.open_settings()
+    chat.settings.get_by_label("Reasoning").select_option("low")
+    chat.close_settings()
+    with page.expect_request("**/v1/chat/completions") as sent:
+        answer = chat.ask("One")
+    assert body_of(sent.value)["reasoning_effort"] == "low"
+    expect(answer).to_contain_text("An answer.")
+    expect(answer.get_by_text("Let me see.")).to_be_hidden()
+    answer.get_by_text("Thoughts").click()
+    expect(answer.get_by_text("Let me see.")).to_be_visible()

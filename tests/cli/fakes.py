@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import EngineError, InvalidTensor, ModelNotFound, UnsupportedTask
 from inference_engine.domain.hardware import Cpu, Hardware, Memory
 from inference_engine.domain.model import Manifest, ModelRef
+from inference_engine.domain.native import NativeStatus
 from inference_engine.domain.ports import BrokenModel, RuntimeInfo, StoredModel
 from inference_engine.domain.results import Embeddings, Ranking, SegmentDelta, Served, TextDelta, Usage
 
@@ -141,6 +142,33 @@ class FakeRepository:
         raise NotImplementedError
 
 
+class FakeNative:
+    """A native build that takes no time; `fail` is raised instead."""
+
+    def __init__(self) -> None:
+        self.current = NativeStatus("absent", "/state/native", features=("avx512_vnni",))
+        self.fail: EngineError | None = None
+        self.asked: list[tuple[str | None, int | None]] = []
+
+    def status(self) -> NativeStatus:
+        return self.current
+
+    def build(
+        self, progress: Callable[[str, float], None], *, source: str | None = None, jobs: int | None = None
+    ) -> NativeStatus:
+        self.asked.append((source, jobs))
+        if self.fail is not None:
+            raise self.fail
+        for share in (0.0, 0.01, 0.5, 0.51, 1.0):
+            progress("compiling", share)
+        self.current = NativeStatus("active", "/state/native", "1.0", prefill_gain=1.5, decode_gain=1.2)
+        return self.current
+
+    def remove(self) -> bool:
+        found, self.current = self.current.state != "absent", NativeStatus("absent", "/state/native")
+        return found
+
+
 class FakeComposition:
     """A `Composition` whose parts a test can replace before it runs a command."""
 
@@ -152,12 +180,16 @@ class FakeComposition:
         self.environ = {"HOME": str(cwd)}
         self.served: list[Settings] = []
         self.fake = FakeEngine()
+        self.native = FakeNative()
         self.stored: list[StoredModel] = []
         self.broken: list[BrokenModel] = []
         self.known = [RuntimeInfo("onnx", True, "1.2"), RuntimeInfo("torch", False, remedy="pip install torch")]
 
     def settings(self, flags: Mapping[str, object]) -> tuple[Settings, Origins]:
         return Settings.load({"port": self.port} | dict(flags), self.environ, self.cwd)
+
+    def native_build(self, settings: Settings) -> FakeNative:
+        return self.native
 
     def serve(self, settings: Settings) -> None:
         self.served.append(settings)

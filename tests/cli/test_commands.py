@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import socket
 import subprocess
@@ -14,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from inference_engine.adapters.cli import main
 from inference_engine.adapters.cli.options import SETTING_HELP, server_runs, server_url
 from inference_engine.core.settings import Settings, flag_name
 from inference_engine.domain.model import Manifest
@@ -22,27 +20,6 @@ from inference_engine.domain.ports import BrokenModel, StoredModel
 from tests.cli.fakes import FakeComposition
 
 ROOT = Path(__file__).parents[2]
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code = code
-        self.out = out
-        self.err = err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def call(composition: FakeComposition, capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*argv: str) -> Result:
-        code = main(composition, argv)
-        captured = capsys.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
 
 
 def test_serve_gets_the_settings_of_its_flags(call: Any, composition: FakeComposition, tmp_path: Path) -> None:

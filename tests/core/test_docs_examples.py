@@ -10,6 +10,13 @@ import pytest
 from inference_engine.core.settings import Settings
 from inference_engine.domain.model import Execution, Manifest
 from inference_engine.infra.manifest_files import read_manifest
+from inference_engine.infra.runtimes.llama_cpp.options import (
+    DraftOptions,
+    LlamaCppOptions,
+    NgramOptions,
+    SamplingDefaults,
+)
+from inference_engine.infra.runtimes.options import decode_options
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -37,6 +44,26 @@ def test_the_manifests_are_valid_and_the_long_one_holds_every_field(tmp_path: Pa
     for field in (*Manifest.__struct_fields__, *Execution.__struct_fields__):
         assert re.search(rf"\b{field}:", long), f"{field} is missing in the example"
         assert f"`{field}`" in (DOCS / "models.md").read_text(), f"{field} is missing in the tables"
+
+
+def test_the_language_models_of_the_manual_are_valid_and_every_option_is_there(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    for block in blocks("language-models.md", "yaml"):
+        (tmp_path / "model.yaml").write_text(block)
+        manifest = read_manifest(tmp_path / "model.yaml", re.findall(r"name: (.*)", block)[0], "1")
+        decode_options(manifest.options, LlamaCppOptions, "llama_cpp")
+    page = (DOCS / "language-models.md").read_text()
+    for kind in (LlamaCppOptions, SamplingDefaults):
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in page, f"{field} is missing in language-models.md"
+    for field in ("n_batch", "gpu_layers", "flash_attention", "mmap", "cache_ram_mib", "normalize", "keep_cache"):
+        (written,) = re.findall(rf"^\| `{field}` \|.*\| `(.*)` \|$", page, re.MULTILINE)
+        assert written == str(getattr(LlamaCppOptions(), field)).lower(), field
+    draft, ngram = DraftOptions("x"), NgramOptions()
+    assert f"(default {draft.max_tokens} and {draft.min_tokens})" in page
+    assert f"`min_probability` (default {draft.min_probability})" in page
+    assert f"`match` tokens (default {ngram.match})" in page
+    assert f"`max_tokens` (default {ngram.max_tokens})" in page
 
 
 def test_the_defaults_in_the_tables_are_true() -> None:

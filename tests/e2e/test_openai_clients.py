@@ -7,6 +7,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -98,6 +99,47 @@ def test_an_agent_loop(client: openai.OpenAI) -> None:
     second = client.chat.completions.create(model="actor", messages=messages, tools=[WEATHER])
     assert second.choices[0].message.content == "The tools say: sun and rain"
     assert second.choices[0].finish_reason == "stop"
+
+
+TOOL: Any = {"type": "function", **WEATHER["function"]}
+
+
+def outputs(response: Any) -> list[Any]:
+    skies = iter(("sun", "rain"))
+    return [
+        {"type": "function_call_output", "call_id": item.call_id, "output": next(skies)}
+        for item in response.output
+        if item.type == "function_call"
+    ]
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_an_agent_loop_over_responses(client: openai.OpenAI, chained: bool) -> None:
+    first = client.responses.create(model="actor", input=ASK, tools=[TOOL], reasoning={"effort": "low"}, store=chained)
+    assert [item.type for item in first.output] == ["reasoning", "function_call", "function_call"]
+    assert [json.loads(item.arguments) for item in first.output if item.type == "function_call"] == CITIES
+    again: Any = outputs(first) if chained else [*ASK, *first.output, *outputs(first)]
+    second = client.responses.create(
+        model="actor",
+        input=again,
+        tools=[TOOL],
+        previous_response_id=first.id if chained else None,
+    )
+    assert second.output_text == "The tools say: sun and rain"
+
+
+async def test_streamed_responses_with_tools(async_client: openai.AsyncOpenAI) -> None:
+    tool = openai.pydantic_function_tool(weather)["function"]
+    async with async_client.responses.stream(
+        model="actor",
+        input=ASK,
+        tools=[{"type": "function", **tool}],  # type: ignore[typeddict-item]
+    ) as stream:
+        arguments = [json.loads(e.arguments) async for e in stream if e.type == "response.function_call_arguments.done"]
+        final = await stream.get_final_response()
+    assert arguments == CITIES
+    done = await async_client.responses.create(model="actor", input=outputs(final), previous_response_id=final.id)
+    assert done.output_text == "The tools say: sun and rain"
 
 
 def test_the_stream_helper_puts_tool_calls_together(client: openai.OpenAI) -> None:
@@ -224,6 +266,60 @@ def test_a_stream_of_tool_calls_goes_on_when_its_runner_is_killed(
     assert [json.loads(text) for text in calls.values()] == CITIES
     assert len(set(ids)) == 2
     assert live.stop() == 0
+
+
+# -- the built-in language model -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def guided(server: LiveServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as made:
+        yield made
+
+
+def test_a_demanded_call_fits_its_schema(guided: openai.OpenAI) -> None:
+    tool = openai.pydantic_function_tool(weather)
+    tool["function"]["parameters"]["properties"]["city"] = {"type": "string", "maxLength": 12}
+    asked: Any = {"tools": [tool], "parallel_tool_calls": False, "max_tokens": 80, "temperature": 1.5, "seed": 4}
+    for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
+        calls = guided.chat.completions.create(model="guide", messages=ASK, tool_choice=choice, **asked).choices[0]
+        assert calls.finish_reason == "tool_calls"
+        assert calls.message.tool_calls is not None
+        assert set(json.loads(calls.message.tool_calls[0].function.arguments)) == {"city"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("bound", "pattern"),
+    [
+        ({"guided_choice": ["yes", "no"]}, "yes|no"),
+        ({"structured_outputs": {"regex": "[0-9]{3}-[a-z]{2}"}}, "[0-9]{3}-[a-z]{2}"),
+        ({"response_format": {"type": "grammar", "grammar": 'root ::= "a" ("b" | "c"){1,3} "d"'}}, "a[bc]{1,3}d"),
+    ],
+)
+def test_answers_are_bound_in_every_way(guided: openai.OpenAI, bound: dict[str, Any], pattern: str) -> None:
+    asked: Any = {"max_tokens": 20, "temperature": 1.5, "seed": 7}
+    answer = guided.chat.completions.create(model="guide", messages=ASK, extra_body=bound, **asked)
+    assert re.fullmatch(pattern, answer.choices[0].message.content or "")
+
+
+def test_token_ids_continue_as_their_text_does(guided: openai.OpenAI, server: LiveServer) -> None:
+    found = httpx.post(f"{server.url}/tokenize", json={"model": "guide", "prompt": "The server is"}).json()
+    assert found["count"] == len(found["tokens"])
+    asked: Any = {"model": "guide", "max_tokens": 8, "temperature": 0}
+    by_text, by_ids = (
+        guided.completions.create(prompt=prompt, **asked).choices[0].text
+        for prompt in ("The server is", found["tokens"])
+    )
+    assert by_text == by_ids
+
+
+def test_the_likeliest_of_many(guided: openai.OpenAI) -> None:
+    answer = guided.completions.create(
+        model="guide", prompt="The", max_tokens=6, temperature=1.2, seed=1, n=2, best_of=4
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens >= 12
 
 
 # -- without a server, and from the command line ---------------------------------------------------------------------

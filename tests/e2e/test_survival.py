@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -88,6 +89,40 @@ def test_a_json_schema_answer_survives_too(client: openai.OpenAI, fragile: LiveS
         if number == 5:
             os.kill(fragile.pid_of("guide"), signal.SIGKILL)
     assert text == whole
+
+
+@pytest.mark.parametrize("after", [1, 2, 5, 9])
+def test_a_tool_call_survives_too(client: openai.OpenAI, fragile: LiveServer, after: int) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"topic": {"type": "string", "maxLength": 40}, "score": {"type": "integer"}},
+        "required": ["topic", "score"],
+        "additionalProperties": False,
+    }
+    asked = {
+        "model": "guide:1",
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+        "max_tokens": 120,
+        "tools": [{"type": "function", "function": {"name": "rate", "parameters": parameters}}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+    }
+    whole = client.chat.completions.create(**asked).choices[0]
+    names, ids, arguments, reason = [], [], "", None
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        reason = chunk.choices[0].finish_reason
+        for call in chunk.choices[0].delta.tool_calls or ():
+            names += [call.function.name] if call.function.name else []
+            ids += [call.id] if call.id else []
+            arguments += call.function.arguments or ""
+            after -= 1
+            if after == 0:
+                os.kill(fragile.pid_of("guide"), signal.SIGKILL)
+    assert after <= 0, "the call was over before its runner was killed"
+    assert (names, len(ids), reason) == (["rate"], 1, whole.finish_reason)
+    assert arguments == whole.message.tool_calls[0].function.arguments
+    assert set(json.loads(arguments)) == {"topic", "score"}
 
 
 def test_other_models_do_not_notice(client: openai.OpenAI, fragile: LiveServer) -> None:

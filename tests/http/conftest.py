@@ -15,7 +15,7 @@ async def world() -> AsyncIterator[World]:
     made = World()
     await made.open()
     yield made
-    await made.models.close()
+    await made.close()
 
 
 @pytest.fixture

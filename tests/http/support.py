@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx
+import msgspec
 import uvicorn
 
 from inference_engine.adapters.http.app import create_app
 from inference_engine.adapters.http.protocol import WholeAnswersProtocol
+from inference_engine.bootstrap import stateful
 from inference_engine.core.settings import Settings
 from inference_engine.domain.errors import EngineError, ModelLoadFailed
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -27,6 +33,7 @@ from inference_engine.services.access import AccessService
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
+from inference_engine.services.reuse import ReuseService
 from inference_engine.testing import (
     ECHO_SIGNATURE,
     FakeExecutor,
@@ -83,7 +90,10 @@ class World:
     (its files are refused).
     """
 
-    def __init__(self, settings: Settings | None = None, console_dist: Path | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, console_dist: Path | None = None, *, cache: bool = False
+    ) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None  # of the thread it listens in
         self.settings = settings or Settings()
         self.exposition: Callable[[], tuple[bytes, str]] = lambda: (b"# metrics\n", "text/plain; version=0.0.4")
         self.system: Callable[[], Any] = lambda: {"version": VERSION}
@@ -107,8 +117,12 @@ class World:
         self.routes = FakeRoutes()
         self.telemetry = RecordingTelemetry()
         self.models = ModelService(self.repository, self.executors, self.routes, self.telemetry, time.monotonic)
-        self.inference = InferenceService(self.models, self.telemetry, time.monotonic)
+        reuse = ReuseService(self.telemetry, time.monotonic, enabled=cache, max_bytes=1 << 20)
+        self.inference = InferenceService(self.models, self.telemetry, time.monotonic, reuse)
         self.health = HealthService(self.models)
+        self.folder = Path(tempfile.gettempdir()) / f"inference-engine-test-{token_hex(8)}"
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.stateful = stateful(msgspec.structs.replace(self.settings, state_dir=self.folder))
         self.app = create_app(
             self.settings,
             self.models,
@@ -118,6 +132,7 @@ class World:
             self._exposition,
             self._system,
             VERSION,
+            self.stateful,
             time.monotonic,
             *((console_dist,) if console_dist else ()),
         )
@@ -137,7 +152,12 @@ class World:
 
     async def open(self) -> None:
         await self.models.open()
+        await self.stateful.jobs.open()
         self.health.opened()
+
+    async def close(self) -> None:
+        await self.stateful.jobs.close()
+        await self.models.close()
 
     def client(self, **headers: str) -> httpx.AsyncClient:
         """Talks to the application in this process; what escapes the application is raised."""
@@ -165,12 +185,13 @@ def listening(world: World) -> Iterator[str]:
     started = threading.Event()
 
     async def run() -> None:
+        world.loop = asyncio.get_running_loop()
         await world.open()
         started.set()
         try:
             await server.serve(sockets=[listener])
         finally:
-            await world.models.close()
+            await world.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()

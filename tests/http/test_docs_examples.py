@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from inference_engine.adapters.http.anthropic.wire import BLOCKS, MessagesRequest
+from inference_engine.adapters.http.openai.batch_lines import Line
+from inference_engine.adapters.http.openai.batches import BATCHED, BatchRequest
+from inference_engine.adapters.http.openai.files import PURPOSES
+from inference_engine.adapters.http.openai.responses.wire import ITEMS, ResponseRequest
+from inference_engine.adapters.http.openai.responses.wire import REFUSED as RESPONSE_REFUSED
 from inference_engine.adapters.http.openai.wire import REFUSED, ChatRequest, CompletionRequest
 from inference_engine.adapters.http.openai.wire_audio import TranscriptionForm
 from inference_engine.adapters.http.openai.wire_texts import EmbeddingRequest, RerankRequest, TokenizeRequest
 from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
-from inference_engine.infra.telemetry import PrometheusTelemetry
+from inference_engine.infra.telemetry import RUNTIME_GAUGES, PrometheusTelemetry
 from inference_engine.testing import FakeExecutor, manifest
 from tests.http.support import World
 
@@ -27,7 +34,7 @@ EXAMPLES = [
 
 
 @pytest.fixture
-async def manual() -> World:
+async def manual() -> AsyncIterator[World]:
     """A server with the models that the manual speaks of."""
     world = World()
     world.repository.models += [manifest("guide"), manifest("iris", signature=IRIS)]
@@ -38,7 +45,8 @@ async def manual() -> World:
         "embedder:1": FakeExecutor(kinds=("embed", "rerank")),
     }
     await world.open()
-    return world
+    yield world
+    await world.close()
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
@@ -55,6 +63,20 @@ def test_every_field_is_in_the_manual() -> None:
     kinds = (ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest, TokenizeRequest, TranscriptionForm)
     for field in {*REFUSED, *(field for kind in kinds for field in kind.__struct_fields__)} - {"model", "query"}:
         assert re.search(rf"`{field}(\[\])?`", page), f"openai.md does not mention {field}"
+
+
+def test_every_field_of_anthropics_is_in_the_manual() -> None:
+    page = (API / "anthropic.md").read_text()
+    for word in {*MessagesRequest.__struct_fields__, *BLOCKS} - {"model"}:
+        assert f"`{word}`" in page, f"anthropic.md does not mention {word}"
+
+
+def test_every_field_of_a_response_is_in_the_manual() -> None:
+    page = (API / "openai-stateful.md").read_text()
+    for field in {*ResponseRequest.__struct_fields__, *Line.__struct_fields__, *BatchRequest.__struct_fields__}:
+        assert f"`{field}`" in page or f'"{field}"' in page or f"{field}=" in page, f"{field} is not mentioned"
+    for name in (*RESPONSE_REFUSED, *ITEMS, *PURPOSES, *BATCHED):
+        assert name in page, f"openai-stateful.md does not mention {name}"
 
 
 def test_every_datatype_is_in_the_manual() -> None:
@@ -77,3 +99,5 @@ def test_every_metric_is_in_the_manual() -> None:
     assert len(names) > 10
     for name in names:
         assert f"`{name}`" in page or name == "inference_engine_server_info", f"admin.md does not mention {name}"
+    for name in RUNTIME_GAUGES:
+        assert f"`inference_engine_{name}`" in page, f"admin.md does not mention {name}"

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from inference_engine.adapters.http.admin import errors as admin_errors
+from inference_engine.adapters.http.anthropic import errors as anthropic_errors
 from inference_engine.adapters.http.endpoints import ErrorAnswer
 from inference_engine.adapters.http.exchange import HttpError
 from inference_engine.adapters.http.openai import errors as openai_errors
@@ -17,17 +18,30 @@ from inference_engine.domain import errors
 from inference_engine.domain.errors import EngineError, all_errors
 from tests.http.support import World
 
-RENDERERS = {"openai": openai_errors.render, "v2": v2_errors.render, "admin": admin_errors.render}
+RENDERERS = {
+    "anthropic": anthropic_errors.render,
+    "openai": openai_errors.render,
+    "v2": v2_errors.render,
+    "admin": admin_errors.render,
+}
 
 
 def shape_of(dialect: str, answer: ErrorAnswer) -> str:
     """Check the shape; give back the message."""
     body: dict[str, Any] = json.loads(answer.body)
-    assert list(body) == ["error"]
+    if dialect == "anthropic":
+        assert list(body) == ["type", "error", "request_id"]
+        assert body["type"] == "error"
+    else:
+        assert list(body) == ["error"]
     if dialect == "v2":
         assert isinstance(body["error"], str)
         return body["error"]
-    expected = {"openai": ["message", "type", "param", "code"], "admin": ["code", "message", "param"]}
+    expected = {
+        "anthropic": ["type", "message", "param", "code"],
+        "openai": ["message", "type", "param", "code"],
+        "admin": ["code", "message", "param"],
+    }
     assert list(body["error"]) == expected[dialect]
     return str(body["error"]["message"])
 

@@ -141,6 +141,15 @@ async def test_uploads_are_bounded() -> None:
     await world.models.close()
 
 
+async def test_a_long_file_arrives_whole(world: World, http: httpx.AsyncClient) -> None:
+    sound = bytes(range(256)) * 8192 + b"\r\n--"
+    answer = await http.post(PATH, data={"model": "listener"}, files={"file": ("a.wav", sound)})
+    assert answer.status_code == 200
+    heard = world.listener.requests[-1]
+    assert isinstance(heard, Transcribe)
+    assert heard.audio == sound
+
+
 async def test_an_empty_file(http: httpx.AsyncClient) -> None:
     answer = await http.post(PATH, data={"model": "listener"}, files={"file": ("a.wav", b"")})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "file")

@@ -143,7 +143,8 @@ async def test_bounds_that_make_no_sense(http: httpx.AsyncClient, fields: dict[s
 
 
 async def test_the_priority_reaches_the_waiting_line(http: httpx.AsyncClient) -> None:
-    assert (await chat(http, priority=-3)).status_code == 200
+    assert (await chat(http, priority=3)).status_code == 200
+    assert (await chat(http, priority=-3)).json()["error"]["param"] == "priority"
     assert (await chat(http, priority="high")).json()["error"]["param"] == "priority"
 
 
@@ -270,7 +271,10 @@ def test_every_refused_field_is_known() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"messages":' + b"[" * 100_000, b"\xff"])
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/v2/rerank", "/tokenize"],
+)
 async def test_hostile_json(http: httpx.AsyncClient, path: str, body: bytes) -> None:
     answer = await http.post(path, content=body)
     assert answer.status_code == 400

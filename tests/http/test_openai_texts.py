@@ -131,3 +131,18 @@ async def test_adapters_are_listed_once_the_model_is_loaded(http: httpx.AsyncCli
     assert (await http.get("/v1/models/actor@nobody")).json()["error"]["code"] == "model_not_found"
     asked = {"model": "actor@nobody", "messages": [{"role": "user", "content": "hi"}]}
     assert (await http.post("/v1/chat/completions", json=asked)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/embeddings", {"model": "vectors", "input": "one"}), ("/v1/rerank", ASK), ("/v2/rerank", ASK)],
+)
+def test_a_client_that_leaves_stops_the_compute(live: tuple[World, str], path: str, body: dict[str, Any]) -> None:
+    world, url = live
+    world.vectors.hold, before = 0, world.vectors.closed
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url + path, json=body, timeout=0.5)
+    while world.vectors.closed == before:  # the server notices in its own time; pytest-timeout bounds this
+        pass
+    world.vectors.hold = None
+    assert httpx.post(url + path, json=body, timeout=10).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ class Reading(NamedTuple):
     memory_bytes: int = 4096
     in_flight: int = 2
     queued: int = 3
+    gauges: Mapping[str, float] = {"kv_cache_usage_ratio": 0.25, "own_thing": 7.0, "no metric": 1.0}
 
 
 def samples(telemetry: PrometheusTelemetry) -> dict[tuple[str, str], float]:
@@ -62,6 +64,7 @@ def test_counts() -> None:
     assert found["runner_restarts_total", ""] == 1
     assert (found["models_loaded", ""], found["model_memory_bytes", ""]) == (1, 4096)
     assert (found["model_in_flight_requests", ""], found["model_queued_requests", ""]) == (2, 3)
+    assert (found["kv_cache_usage_ratio", ""], found["own_thing", ""]) == (0.25, 7.0)
 
 
 def test_a_server_without_requests_can_be_scraped() -> None:

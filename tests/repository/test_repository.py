@@ -12,6 +12,8 @@ from inference_engine.domain.errors import ModelLoadFailed
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import ModelRepository
 from inference_engine.infra.repository import FolderRepository, file_digest
+from tests.fixtures.tiny_bert import tiny_bert
+from tests.fixtures.tiny_gguf import tiny_gguf
 
 IRIS = """\
 name: iris
@@ -201,3 +203,24 @@ def test_verify_compares_digests_and_reads_a_file_once(tmp_path: Path) -> None:
     artifact.unlink()
     with pytest.raises(ModelLoadFailed, match="is missing"):
         repository.verify(model)
+
+
+def test_a_projector_beside_a_lone_model_is_used_with_it(tmp_path: Path) -> None:
+    put(tmp_path / "see" / "1", "model.gguf", "mmproj-model-f16.gguf")
+    put(tmp_path / "blind" / "1", "model.gguf", "mmproj-a.gguf", "mmproj-b.gguf")
+    found, broken = FolderRepository((tmp_path,)).scan()
+    assert broken == []
+    assert [(model.manifest.name, model.manifest.task, model.manifest.options) for model in found] == [
+        ("blind", "text-generation", {}),
+        ("see", "image-text-to-text", {"mmproj": "mmproj-model-f16.gguf"}),
+    ]
+
+
+def test_a_lone_encoder_is_no_text_generator(tmp_path: Path) -> None:
+    tiny_bert(tmp_path / "vectors.gguf")
+    tiny_gguf(tmp_path / "writer.gguf")
+    found, _ = FolderRepository((tmp_path,)).scan()
+    assert [(model.manifest.name, model.manifest.task) for model in found] == [
+        ("vectors", ""),
+        ("writer", "text-generation"),
+    ]

@@ -179,6 +179,8 @@ def test_length_and_stop_are_enforced_and_cuts_continue(
     request = chat("one two three four", **sampling)
     whole = answer(runtime, request)
     assert (whole.text, whole.done.reason, whole.done.usage.completion_tokens) == (text, reason, count)
+    stop = request.sampling.stop
+    assert whole.done.stop == (stop[0] if stop and stop[0] in "one two three four " else None)
     for cut in range(len(whole.texts) + 1):
         rest = answer(runtime, request, delivered_of(whole.texts[:cut]))
         assert (rest.texts, rest.done) == (whole.texts[cut:], whole.done)
@@ -322,7 +324,7 @@ def test_what_the_stream_method_has_no_parameter_for_is_refused(tmp_path: Path) 
     runtime, _ = load(tmp_path, PARROT)
     for request, param in (
         (ask("a", tools=(TOOL,)), "tools"),
-        (ask("a", reasoning="high"), "reasoning_effort"),
+        (ask("a", reasoning="high"), "reasoning"),
         (Complete((1, 2)), "prompt"),
         (Complete("a", suffix="b"), "suffix"),
     ):

@@ -18,6 +18,7 @@ from inference_engine.domain.errors import (
     ModelNotFound,
     UnsupportedTask,
 )
+from inference_engine.domain.jobs import PRIORITY
 from inference_engine.domain.model import Execution
 from inference_engine.domain.requests import (
     Call,
@@ -160,6 +161,20 @@ async def test_the_deadline_of_a_call_ends_a_generation(bench: Bench) -> None:
         async with asyncio.timeout(5):
             [delta async for delta in generation.deltas]
     assert bench.talker.closed == 1
+
+
+async def test_work_in_the_background_waits_longer_than_the_models_own_limit(bench: Bench) -> None:
+    bench.echo.hold = 0
+    patient = Call("2", CALL.principal, bench.clock() + 600, PRIORITY)
+    live = asyncio.create_task(bench.service.predict("echo", row(1, 4), CALL))
+    background = asyncio.create_task(bench.service.predict("echo", row(1, 4), patient))
+    await bench.echo.waiting.wait()
+    bench.clock.advance(31)
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(live, 5)
+    assert not background.done()
+    bench.echo.go.set()
+    assert (await asyncio.wait_for(background, 5)).served.ref.name == "echo"
 
 
 async def test_what_a_model_cannot_do_is_said(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from inference_engine.domain.errors import DeadlineExceeded, InferenceFailed, Qu
 from inference_engine.domain.model import Execution, Manifest
 from inference_engine.domain.ports import BatchResult
 from inference_engine.domain.tensors import Tensors, concatenate, split
-from inference_engine.services.queues import BatchQueue, SlotQueue
+from inference_engine.services.queues import BatchQueue
 from inference_engine.testing import FakeClock, FakeExecutor, NullTelemetry
 
 NOW = 1000.0
@@ -279,60 +279,3 @@ async def test_closing_ends_everybody() -> None:
     await queue.close()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
-
-
-def slots(count: int, limit: int = 8) -> SlotQueue:
-    manifest = Manifest("m", "1", "fake", "f", execution=Execution(queue_limit=limit))
-    return SlotQueue(manifest, count, FakeClock(NOW))
-
-
-async def test_slots_are_handed_on_in_order() -> None:
-    queue = slots(1)
-    order: list[int] = []
-
-    async def use(number: int, priority: int) -> None:
-        await queue.acquire(LATER, priority)
-        order.append(number)
-
-    await queue.acquire(LATER)
-    tasks = [asyncio.create_task(use(*each)) for each in [(1, 0), (2, 0), (3, -1)]]
-    await turns()
-    assert queue.waiting == 3
-    for _ in range(3):
-        queue.release()
-        await turns()
-    await asyncio.gather(*tasks)
-    assert order == [3, 1, 2]
-
-
-async def test_a_slot_handed_to_one_who_has_just_left_is_not_lost() -> None:
-    queue = slots(1)
-    await queue.acquire(LATER)
-    leaver = asyncio.create_task(queue.acquire(LATER))
-    await turns()
-    queue.release()
-    leaver.cancel()
-    await turns()
-    async with asyncio.timeout(1):
-        await queue.acquire(LATER)
-
-
-async def test_waiting_for_a_slot_has_an_end() -> None:
-    queue = slots(1)
-    await queue.acquire(LATER)
-    with pytest.raises(DeadlineExceeded):
-        await queue.acquire(NOW + 0.01)
-    assert queue.waiting == 0
-    queue.release()
-    await queue.acquire(LATER)
-
-
-async def test_the_line_for_slots_is_bounded() -> None:
-    queue = slots(1, limit=1)
-    await queue.acquire(LATER)
-    waiting = asyncio.create_task(queue.acquire(LATER))
-    await turns()
-    with pytest.raises(QueueFull):
-        await queue.acquire(LATER)
-    queue.release()
-    await waiting

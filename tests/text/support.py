@@ -15,6 +15,7 @@ from inference_engine.infra.text.reading import AnswerReader
 from inference_engine.infra.text.tool_syntax import (
     DEEPSEEK,
     DEEPSEEK_R1,
+    GPT_OSS,
     HERMES,
     LLAMA,
     MISTRAL,
@@ -27,7 +28,7 @@ from inference_engine.infra.text.tool_syntax import (
     ToolSyntax,
 )
 
-SYNTAXES = (HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_CALL_ID, DEEPSEEK, DEEPSEEK_R1)
+SYNTAXES = (GPT_OSS, HERMES, LLAMA, MISTRAL, MISTRAL_ARGS, MISTRAL_CALL_ID, DEEPSEEK, DEEPSEEK_R1)
 THINK = Thought("<think>", "</think>")
 WEATHER = Tool(
     "get_weather",

@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Regex, Sampling, Tool, ToolChoice
+from inference_engine.domain.results import TextDelta, ToolCallDelta, Written
 from inference_engine.infra.text.answers import AnswerForm, answer_form
-from inference_engine.infra.text.tool_syntax import HERMES, LLAMA, MISTRAL, ChatStyle, Thought, ToolSyntax
+from inference_engine.infra.text.tool_syntax import (
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    ChatStyle,
+    Thought,
+    ToolSyntax,
+    detect_style,
+)
 from tests.text.support import ADD, CALLS, SYNTAXES, THINK, TOOLS, cut, form_of, read, style_of, written
 
 ASK = (Message("user", "x"),)
@@ -75,6 +84,38 @@ def test_a_continuation_reads_on_after_any_delta(
         assert [*before, *later.flat] == whole.flat
 
 
+NOISE = st.lists(
+    st.sampled_from(
+        ["<think>", "</think>", "<tool_call>", "</tool_call>", '{"name": "add"', ', "arguments": ', '{"a": "}"}',
+         "}", "{", "[TOOL_CALLS]", "[", "]", "[ARGS]", "add", "<", "END", "EN", " ", "\n", "é", '"', "\\", ", "]
+    ),
+    max_size=14,
+).map("".join)  # fmt: skip
+
+
+@given(
+    st.sampled_from(SYNTAXES), st.sampled_from(THOUGHTS), st.booleans(), NOISE, st.lists(st.integers(0, 80), max_size=9)
+)
+@settings(deadline=None, max_examples=300)
+def test_whatever_is_written_is_read_the_same_in_any_pieces(
+    syntax: ToolSyntax, thought: Thought | None, thinking: bool, text: str, places: list[int]
+) -> None:
+    form = AnswerForm(None, thought, thinking and thought is not None, syntax, stop=("END", "\n\n"))
+    whole = read(form, [text])
+    for pieces in (list(text), cut(text, places)):
+        reading = read(form, pieces)
+        assert (reading.result, reading.reader.stopped) == (whole.result, whole.reader.stopped)
+        assert text.startswith(reading.raw)
+        assert reading.reader.reason("stop") == whole.reader.reason("stop")
+    before: list[Written] = []
+    for deltas in reading.deltas[: -2 if reading.reader.stopped else -1]:  # the last ones go out with the Done
+        before += deltas
+        given_text = "".join(delta.raw or delta.text for delta in before)
+        later = read(form, cut(text[len(given_text) :], [1, 4]), given=given_text)
+        assert whole.text == "".join(d.text for d in before if isinstance(d, TextDelta)) + later.text
+        assert len([d for d in [*before, *later.flat] if isinstance(d, ToolCallDelta) and d.name]) == len(whole.calls)
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_arguments_are_given_out_as_they_come_and_ids_stay_exact(syntax: ToolSyntax) -> None:
     text = written(syntax, CALLS[:1])
@@ -105,9 +146,17 @@ def test_stop_strings_end_the_text_but_not_thoughts_or_arguments() -> None:
         assert read(form, pieces).result == ("END", "Say", [("get_weather", '{"city": "END"}')])
     for pieces in (["one St", "op"], list("one Stop"), ["one ", "S", "t"]):
         reading = read(form, pieces)
-        assert (reading.text, reading.reader.stopped) == ("one ", True)
+        assert (reading.text, reading.reader.stopped, reading.reader.stop) == ("one ", True, "St")
         assert reading.reader.reason("length") == "stop"
     assert read(form, ["one S", "o"]).text == "one So"
+    for pieces in ([text], list(text)):
+        assert read(form_of(style_of(HERMES, THINK), stop=("o", "_", "\n<")), pieces).calls == [
+            ("get_weather", '{"city": "END"}')
+        ]
+    blank = form_of(style_of(HERMES), stop=("\n",))
+    for pieces in (["a\n"], ["a", "\n"], ["a\nb"]):
+        reading = read(blank, pieces)
+        assert (reading.text, reading.reader.reason("stop")) == ("a", "stop")
     assert read(AnswerForm(stop=("\n\n",)), ["a\n", "\nb"]).text == "a"
 
 
@@ -205,6 +254,29 @@ def test_a_family_that_calls_without_a_mark_is_told_from_text_that_begins_alike(
         assert form.language.allows(text)
         assert read(form, list(text)).text == text
     assert not form.language.allows('{"name": 1}')
+
+
+def test_a_family_with_channels_is_read_by_them() -> None:
+    style = detect_style("{% if tools %}<|channel|>analysis<|constrain|>{% endif %}")
+    assert style.thought is not None
+    form = form_of(style)
+    assert form.language is not None
+    thought = f"{style.thought.open}Hm.{style.thought.close}"
+    call = written(style.syntax, CALLS[:1])
+    answer = f"{style.thought.answer}  Yes: <|x|>"
+    for text, expected in (
+        (thought + call, ("Hm.", "", [CALLS[0]])),
+        (call, ("", "", [CALLS[0]])),
+        (thought + answer, ("Hm.", "  Yes: <|x|>", [])),
+        (answer, ("", "  Yes: <|x|>", [])),
+    ):
+        assert form.language.allows(text)
+        assert read(form, [text]).result == read(form, list(text)).result == expected
+    assert not form.language.allows(thought + "Yes")
+    assert {"<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|start|>"} < set(form.markers)
+    bound = answer_form(Chat(ASK, constraint=Regex("a+")), style)
+    assert bound.language is not None
+    assert bound.language.allows(f"{thought}{style.thought.answer}aa")
 
 
 def test_plain_completions_know_no_markup() -> None:

@@ -59,6 +59,7 @@ def test_a_pattern_allows_what_it_matches(pattern: str, text: str, data: st.Data
         ("(?>a)", "atomic"),
         ("(^a)b", "anchor"),
         ("(a{1,1000}){1,1000}", "multiply"),
+        ("([a-z]{0,50} ?){0,50}", "multiply to more than 1000"),
         ("a{3000}", "at most to 2000"),
         ("a{3,2}", "ends before it begins"),
         ("(", "not closed"),

@@ -12,6 +12,7 @@ from inference_engine.infra.text.prompting import finished_prompt, template_inpu
 from inference_engine.infra.text.tool_syntax import (
     DEEPSEEK,
     DEEPSEEK_R1,
+    GPT_OSS,
     HERMES,
     LLAMA,
     MISTRAL,
@@ -43,6 +44,7 @@ TALK = (
         ("{%- if tools is not none %}<|python_tag|>{% endif %}", LLAMA, True),
         ("{{ tools }}<｜tool▁calls▁begin｜>", DEEPSEEK, True),  # noqa: RUF001
         ("{{ tools }}<｜tool▁calls▁begin｜>```json", DEEPSEEK_R1, True),  # noqa: RUF001
+        ("{% if tools %}<|channel|>commentary to=<|constrain|>{% endif %}", GPT_OSS, True),
         ("{{ tools }}<tool_call><function=x>", HERMES, False),
         ("{{ messages }}", HERMES, False),
         (None, HERMES, False),

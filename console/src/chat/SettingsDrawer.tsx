@@ -1,8 +1,8 @@
 /** The settings of the chat, applied as they are typed. */
 
-import { Button, Drawer, Stack, Text, Textarea, TextInput } from "@mantine/core";
+import { Button, Drawer, NativeSelect, Stack, Text, Textarea, TextInput } from "@mantine/core";
 import { useState } from "react";
-import { countChanged, DEFAULT_SETTINGS, useChat, type ChatSettings } from "./settings";
+import { countChanged, DEFAULT_SETTINGS, EFFORTS, useChat, type ChatSettings } from "./settings";
 
 interface Props {
   opened: boolean;
@@ -39,6 +39,13 @@ function SettingsForm() {
       {NUMBERS.map((field) => (
         <NumberSetting key={field.name} {...field} />
       ))}
+      <NativeSelect
+        label="Reasoning"
+        description="How much the model thinks before it answers, if it is one that thinks."
+        data={[{ value: "", label: "Default" }, ...EFFORTS]}
+        value={settings.effort ?? ""}
+        onChange={(event) => change({ effort: event.currentTarget.value || null })}
+      />
       <Text size="xs" c="dimmed">
         An empty field leaves the choice to the server. Settings stay in this browser and count from the next message on.
       </Text>

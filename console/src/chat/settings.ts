@@ -10,7 +10,11 @@ export interface ChatSettings {
   topP: number | null;
   maxTokens: number | null;
   seed: number | null;
+  /** One of EFFORTS: how much the model thinks before it answers. */
+  effort: string | null;
 }
+
+export const EFFORTS = ["none", "minimal", "low", "medium", "high"];
 
 export const DEFAULT_SETTINGS: ChatSettings = {
   model: null,
@@ -19,6 +23,7 @@ export const DEFAULT_SETTINGS: ChatSettings = {
   topP: null,
   maxTokens: null,
   seed: null,
+  effort: null,
 };
 
 const KEY = "inference-engine.chat-settings";
@@ -42,6 +47,7 @@ export function parseSettings(stored: Record<string, unknown>): ChatSettings {
     topP: numberOf(stored["topP"]),
     maxTokens: numberOf(stored["maxTokens"]),
     seed: numberOf(stored["seed"]),
+    effort: EFFORTS.find((effort) => effort === stored["effort"]) ?? null,
   };
 }
 
@@ -60,6 +66,7 @@ export function samplingOf(settings: ChatSettings): Omit<ChatRequest, "model" | 
     ...(settings.topP !== null && { top_p: settings.topP }),
     ...(settings.maxTokens !== null && { max_tokens: settings.maxTokens }),
     ...(settings.seed !== null && { seed: settings.seed }),
+    ...(settings.effort !== null && { reasoning_effort: settings.effort }),
   };
 }
 

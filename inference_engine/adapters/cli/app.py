@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from inference_engine.adapters.cli.batch import batch
+from inference_engine.adapters.cli.build_llama import build_llama
 from inference_engine.adapters.cli.chat import run
 from inference_engine.adapters.cli.client import Composition
 from inference_engine.adapters.cli.doctor import doctor
@@ -126,5 +128,5 @@ def version(session: Session) -> None:
         click.echo(session.composition.version)
 
 
-for _command in (run, predict, embed, rerank, transcribe, list_models, show, doctor):
+for _command in (run, predict, embed, rerank, transcribe, list_models, show, batch, doctor, build_llama):
     program.add_command(_command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
     from inference_engine.domain.answers import Answer
     from inference_engine.domain.hardware import Hardware
     from inference_engine.domain.model import Manifest
+    from inference_engine.domain.native import NativeStatus
     from inference_engine.domain.ports import ModelRepository, RuntimeInfo
     from inference_engine.domain.results import Embeddings, Ranking, Usage
 
@@ -58,6 +59,20 @@ class Engine(Protocol):
     def transcribe(self, target: str, audio: Any, **options: Any) -> Answer: ...
 
 
+class NativeLibrary(Protocol):
+    """A library that can be built for this machine's processor. Raises `EngineError`."""
+
+    def status(self) -> NativeStatus: ...
+
+    def build(
+        self, progress: Callable[[str, float], None], *, source: str | None = None, jobs: int | None = None
+    ) -> NativeStatus:
+        """Build it and have runners use it; takes minutes. `progress` is told what is done, and how much, 0 to 1."""
+
+    def remove(self) -> bool:
+        """Take it away; False when there was none."""
+
+
 class Composition(Protocol):
     """What the composition root does for the commands. Every method imports what it needs when it is called."""
 
@@ -79,6 +94,9 @@ class Composition(Protocol):
     def runtimes(self) -> Sequence[RuntimeInfo]: ...
 
     def hardware(self) -> Hardware: ...
+
+    def native_build(self, settings: Settings) -> NativeLibrary:
+        """llama.cpp built for this machine."""
 
     def manifest_yaml(self, manifest: Manifest) -> str:
         """The manifest as the text of a `model.yaml`."""

@@ -29,6 +29,7 @@ from inference_engine.core.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from inference_engine.adapters.cli.client import Composition
     from inference_engine.domain.hardware import Hardware
+    from inference_engine.domain.native import NativeStatus
 
 _DISTRIBUTION = "inference-engine"
 _OLDEST_PYTHON = (3, 11)
@@ -167,6 +168,21 @@ def _state_dir(folder: Path) -> Check:
     return Check("state_dir", state, f"{folder} is writable, {size(free)} free", "free some disk space")
 
 
+def _native(status: NativeStatus) -> Check:
+    """Which llama.cpp language models use, and what another would bring."""
+    if status.state == "active":
+        gains = f"reading x {status.prefill_gain:g}, writing x {status.decode_gain:g} on the built-in model"
+        return Check("llama.cpp", "ok", f"{status.version} built for this processor is in use; measured: {gains}")
+    unused = ", ".join(status.features)
+    if status.state == "stale":
+        detail = f"the published build is in use; the one in {status.folder} is not: {status.reason}"
+        return Check("llama.cpp", "warning", detail, "inference-engine build-llama, or build-llama --remove")
+    if not unused:
+        return Check("llama.cpp", "ok", "the published build is in use; this processor offers nothing beyond it")
+    detail = f"the published build is in use; `inference-engine build-llama` makes one that also uses {unused}"
+    return Check("llama.cpp", "ok", detail)
+
+
 def _runtimes_and_models(composition: Composition, settings: Settings) -> Iterator[Check]:
     models, broken = composition.repository(settings).scan()
     needed = {model.manifest.runtime for model in models}
@@ -177,6 +193,8 @@ def _runtimes_and_models(composition: Composition, settings: Settings) -> Iterat
             f"{runtime.name} {runtime.version}".rstrip() if runtime.available else f"{runtime.name} is not installed"
         )
         yield Check("runtime", "ok" if runtime.available else missing, detail, runtime.remedy)
+    if "llama_cpp" in known and known["llama_cpp"].available:
+        yield _native(composition.native_build(settings).status())
     for model in models:
         if model.manifest.runtime not in known:
             names = ", ".join(sorted(known)) or "none; install the project as a package"

@@ -75,6 +75,7 @@ def _details(view: ModelView) -> list[tuple[str, str]]:
         ("inputs", _tensors(view.signature, "inputs")),
         ("outputs", _tensors(view.signature, "outputs")),
         ("answers to", ", ".join(view.routes)),
+        ("adapters", ", ".join(f"{view.name}@{adapter}" for adapter in view.adapters)),
         ("capabilities", ", ".join(view.capabilities)),
         ("tags", ", ".join(view.tags)),
         ("licence", view.licence),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference_engine.adapters.http import admin, openai, v2
+from inference_engine.adapters.http import admin, anthropic, openai, v2
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.console import CONSOLE_DIST, Console
 from inference_engine.adapters.http.cool import Cool
@@ -29,19 +29,22 @@ def create_app(
     exposition: Callable[[], tuple[bytes, str]],
     system: Callable[[], Any],
     version: str,
+    stateful: openai.Stateful,
     clock: Callable[[], float],
     console_dist: Path = CONSOLE_DIST,
 ) -> Edge:
     """The whole HTTP side as one ASGI callable.
 
-    `exposition` gives the metrics and their content type, `system` describes the machine as plain values, `clock` is
-    the monotonic clock that the services use. Opening and closing the services is the caller's.
+    `stateful` is what is remembered for tenants, `exposition` gives the metrics and their content type, `system`
+    describes the machine as plain values, `clock` is the monotonic clock that the services
+    use. Opening and closing the services is the caller's.
     """
     calls = Calls(clock, settings.request_timeout_s)
     dialects = (
-        openai.dialect(models, inference, calls, settings.default_model, version),
+        openai.dialect(models, inference, calls, settings.default_model, version, stateful),
+        anthropic.dialect(models, inference, calls, settings.default_model),
         v2.dialect(models, inference, health, calls, version),
-        admin.dialect(models, system),
+        admin.dialect(models, inference.reuse, system),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),
     )
     edge = Edge(

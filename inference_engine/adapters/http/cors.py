@@ -6,7 +6,7 @@ from inference_engine.adapters.http.exchange import Exchange, Header
 from inference_engine.domain.errors import Forbidden
 
 _METHODS = b"GET, POST, PUT, DELETE, HEAD"
-_EXPOSED = b"X-Request-Id, X-Inference-Engine, X-Model-Version, X-Model-Route, X-Model-Rule, Retry-After"
+_EXPOSED = b"X-Request-Id, X-Inference-Engine, X-Model-Version, X-Model-Route, X-Model-Rule, X-Cache, Retry-After"
 _PREFLIGHT_AGE_S = b"600"
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from inference_engine.adapters.http.cors import Cors
-from inference_engine.adapters.http.endpoints import Dialect, Endpoint, ErrorAnswer, HotTable
+from inference_engine.adapters.http.endpoints import Dialect, Endpoint, ErrorAnswer, Found, HotTable
 from inference_engine.adapters.http.exchange import (
     ClientGone,
     Departures,
@@ -55,13 +55,15 @@ class CoolApp(Protocol):
 
 
 class Edge:
-    """An ASGI application. `dialects` come in order of precedence: the last one owns the paths that no other claims."""
+    """An ASGI application. The dialect with the longest prefix of a path owns its errors, the last one all others."""
 
     def __init__(
         self, dialects: tuple[Dialect, ...], access: AccessService, options: EdgeOptions, cool: CoolApp | None = None
     ) -> None:
         self._dialects = dialects
         self._hot = HotTable(dialects)
+        special = {endpoint.only_with for dialect in dialects for endpoint in dialect.endpoints if endpoint.only_with}
+        self._special = [(header, HotTable(dialects, header)) for header in sorted(special)]
         self._access = access
         self._cors = Cors(options.cors_origins, guard=not access.has_keys)
         open_to_all = access.has_keys or "*" in options.cors_origins
@@ -111,7 +113,7 @@ class Edge:
             if b"origin" in exchange.headers and await self._cors.answered(exchange):
                 return
             method = exchange.method
-            found = self._hot.find("GET" if method == "HEAD" else method, exchange.path)
+            found = self._found("GET" if method == "HEAD" else method, exchange)
             if found is None:
                 if exchange.path not in _PUBLIC_COOL:
                     exchange.principal = self._access.authenticate(exchange.headers)
@@ -127,6 +129,14 @@ class Edge:
             if exchange.watched:
                 self._departures.discard(exchange)
 
+    def _found(self, method: str, exchange: Exchange) -> Found | None:
+        for header, table in self._special:
+            if header in exchange.headers:
+                found = table.find(method, exchange.path)
+                if found is not None:
+                    return found
+        return self._hot.find(method, exchange.path)
+
     async def _answer_cool(self, exchange: Exchange) -> None:
         if self.cool is None:
             raise HttpError(404, "not_found", f"there is nothing at {exchange.path[:200]}")
@@ -141,10 +151,9 @@ class Edge:
 
     def dialect_of(self, path: str) -> Dialect:
         """The dialect whose error shape belongs to a path."""
-        for dialect in self._dialects:
-            if path.startswith(dialect.prefixes):
-                return dialect
-        return self._dialects[-1]
+        claims = [(prefix, dialect) for dialect in self._dialects for prefix in dialect.prefixes]
+        matching = [claim for claim in claims if path.startswith(claim[0])]
+        return max(matching, key=lambda claim: len(claim[0]))[1] if matching else self._dialects[-1]
 
     # -- when it fails -------------------------------------------------------------------------------------------
 
@@ -166,13 +175,13 @@ class Edge:
             await exchange.respond(answer.status, answer.body, headers=answer.headers)
 
     def _error_answer(self, exchange: Exchange, dialect: Dialect, error: BaseException) -> ErrorAnswer:
-        if isinstance(error, EngineError | HttpError):
-            return dialect.render_error(error)
         request_id = exchange.request_id.decode("latin-1")
-        _log.error("unexpected error", request_id=request_id, path=exchange.path, exc_info=error)
-        return dialect.render_error(
-            HttpError(500, "internal_error", f"the server failed unexpectedly; its log says more under {request_id}")
-        )
+        if not isinstance(error, EngineError | HttpError):
+            _log.error("unexpected error", request_id=request_id, path=exchange.path, exc_info=error)
+            error = HttpError(
+                500, "internal_error", f"the server failed unexpectedly; its log says more under {request_id}"
+            )
+        return dialect.render_for(error, request_id) if dialect.render_for else dialect.render_error(error)
 
     # -- the access log ------------------------------------------------------------------------------------------
 

@@ -42,7 +42,8 @@ class Doc(msgspec.Struct, frozen=True):
 class Endpoint(msgspec.Struct, frozen=True):
     """One path and what answers it. `path` may hold `{name}` segments, and end in `{name:path}`.
 
-    A `hot` endpoint is dispatched by the edge itself. A `public` one (it must be hot) needs no key.
+    A `hot` endpoint is dispatched by the edge itself. A `public` one (it must be hot) needs no key. One with
+    `only_with` (it must be hot) answers the requests that carry this header, and leaves the others to their owner.
     """
 
     method: Method
@@ -51,12 +52,14 @@ class Endpoint(msgspec.Struct, frozen=True):
     doc: Doc | None = None
     hot: bool = False
     public: bool = False
+    only_with: bytes | None = None
 
 
 class Dialect(msgspec.Struct, frozen=True):
     """A family of endpoints that speaks one language. Errors of paths under `prefixes` have its shape.
 
-    `name` is part of schema names, `title` is for people.
+    `name` is part of schema names, `title` is for people. A dialect whose errors name the request they belong to
+    writes them with `render_for`, which gets its id.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Dialect(msgspec.Struct, frozen=True):
     prefixes: tuple[str, ...]
     render_error: Callable[[EngineError | HttpError], ErrorAnswer]
     endpoints: tuple[Endpoint, ...]
+    render_for: Callable[[EngineError | HttpError, str], ErrorAnswer] | None = None
 
 
 class Found(NamedTuple):
@@ -77,16 +81,19 @@ _Candidate = tuple[tuple[tuple[int, str], ...], tuple[tuple[int, str], ...], End
 
 
 class HotTable:
-    """Finds hot endpoints by method and path, without a regular expression. Found paths are remembered."""
+    """Finds hot endpoints by method and path, without a regular expression. Found paths are remembered.
 
-    def __init__(self, dialects: tuple[Dialect, ...]) -> None:
+    `only_with` chooses the endpoints that demand that header; the usual table holds those that demand none.
+    """
+
+    def __init__(self, dialects: tuple[Dialect, ...], only_with: bytes | None = None) -> None:
         self._exact: dict[tuple[str, str], Found] = {}
         self._shaped: dict[tuple[str, int, str], list[_Candidate]] = {}
         self._prefixed: list[tuple[str, str, str, Endpoint, Dialect]] = []
         self._remembered: dict[str, Found] = {}
         for dialect in dialects:
             for endpoint in dialect.endpoints:
-                if endpoint.hot:
+                if endpoint.hot and endpoint.only_with == only_with:
                     self._add(endpoint, dialect)
 
     def _add(self, endpoint: Endpoint, dialect: Dialect) -> None:

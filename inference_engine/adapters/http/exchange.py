@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -114,7 +114,8 @@ class Exchange(msgspec.Struct, eq=False):
     """A request and the one answer it gets. Made by the edge, used by one task.
 
     `headers` holds the last value of each request header, names in lower case. `principal` is set before a handler
-    sees the exchange. `status` is 0 until an answer has begun. A Struct, because that is made five times faster.
+    sees the exchange. `status` is 0 until an answer has begun. `priority` is added to that of the work it asks for:
+    what nobody waits for has a higher number. A Struct, because that is made five times faster.
     """
 
     scope: Scope
@@ -132,6 +133,7 @@ class Exchange(msgspec.Struct, eq=False):
     status: int = 0
     watched: bool = False
     gone: bool = False
+    priority: int = 0
 
     # -- the request ---------------------------------------------------------------------------------------------
 
@@ -149,6 +151,23 @@ class Exchange(msgspec.Struct, eq=False):
         """
         body = await self._raw_body()
         return self._unpacked(body) if b"content-encoding" in self.headers else body
+
+    async def pieces(self) -> AsyncGenerator[bytes]:
+        """The request body as it comes in, of any size: the caller bounds it.
+
+        Raises:
+            HttpError: it is packed. ClientGone: the client left while sending it.
+        """
+        if self.headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
+            raise HttpError(415, "unknown_encoding", "this body is taken as it is only: send no Content-Encoding")
+        more = True
+        while more:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            if piece := message.get("body", b""):
+                yield piece
+            more = message.get("more_body", False)
 
     async def _raw_body(self) -> bytes:
         message = await self.receive()
@@ -260,6 +279,24 @@ class Exchange(msgspec.Struct, eq=False):
             }
         )
         await self.send({"type": "http.response.body", "body": sent})
+
+    async def respond_pieces(
+        self, pieces: AsyncGenerator[bytes], size_bytes: int, content_type: bytes, headers: Iterable[Header] = ()
+    ) -> None:
+        """Send an answer of `size_bytes` piece by piece; waits while the client reads slower than we write."""
+        self.status = 200
+        sent = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % size_bytes),
+            (b"x-request-id", self.request_id),
+        ]
+        await self.send(
+            {"type": "http.response.start", "status": 200, "headers": [*sent, *self.extra_headers, *headers]}
+        )
+        if self.method != "HEAD":
+            async for piece in pieces:
+                await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def start_events(self, headers: Iterable[Header] = ()) -> None:
         """Begin an answer of server-sent events; go on with `send_events`, end with `end_events`."""

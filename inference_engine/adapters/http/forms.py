@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 256
+_LONG_BYTES = 1 << 20
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -50,7 +52,10 @@ async def form_of(exchange: Exchange) -> Form:
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not boundary:
         raise HttpError(415, "unknown_content_type", "send the body as multipart/form-data, as the clients do")
-    return _parsed(boundary, await exchange.body())
+    body = await exchange.body()
+    if len(body) < _LONG_BYTES:
+        return _parsed(boundary, body)
+    return await asyncio.to_thread(_parsed, boundary, body)  # 60 MB take a third of a second
 
 
 def _parsed(boundary: bytes, body: bytes) -> Form:
@@ -87,7 +92,7 @@ class _Parts:
             "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._header,
-            "on_part_data": lambda data, start, end: self._data.extend(data[start:end]),
+            "on_part_data": lambda data, start, end: self._data.extend(memoryview(data)[start:end]),
             "on_part_end": self._end,
             "on_end": self._finished,
         }

@@ -19,6 +19,7 @@ from inference_engine.adapters.http.protocol import WholeAnswersProtocol
 from inference_engine.core.logging import get_logger
 from inference_engine.core.settings import Settings, SettingsError
 from inference_engine.services.health import HealthService
+from inference_engine.services.jobs import JobService
 from inference_engine.services.models import ModelService
 
 _BACKLOG = 2048
@@ -26,7 +27,9 @@ _KEEP_ALIVE_S = 75
 _log = get_logger(__name__)
 
 
-def run_server(app: App, settings: Settings, models: ModelService, health: HealthService, version: str) -> None:
+def run_server(
+    app: App, settings: Settings, models: ModelService, health: HealthService, jobs: JobService, version: str
+) -> None:
     """Serve until SIGINT or SIGTERM. Blocking.
 
     Raises:
@@ -50,24 +53,28 @@ def run_server(app: App, settings: Settings, models: ModelService, health: Healt
     )
     server = _Server(config, lambda: _greet(listener, settings, version), health.closing)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, models, health))
+        runner.run(_serve(server, listener, models, health, jobs))
 
 
-async def _serve(server: _Server, listener: socket.socket, models: ModelService, health: HealthService) -> None:
+async def _serve(
+    server: _Server, listener: socket.socket, models: ModelService, health: HealthService, jobs: JobService
+) -> None:
     models.refresh()
     _settle_garbage_collector()
-    opening = asyncio.create_task(_open(models, health))
+    opening = asyncio.create_task(_open(models, health, jobs))
     try:
         await server.serve(sockets=[listener])
     finally:
         opening.cancel()
         await asyncio.wait([opening])
+        await jobs.close()
         await models.close()
 
 
-async def _open(models: ModelService, health: HealthService) -> None:
-    """Preload while the server is already live; it is ready afterwards."""
+async def _open(models: ModelService, health: HealthService, jobs: JobService) -> None:
+    """Preload while the server is already live, then take up jobs; it is ready afterwards."""
     await models.open()
+    await jobs.open()
     for broken in models.broken:
         _log.warning("model cannot be adopted", folder=str(broken.folder), problem=broken.message)
     health.opened()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import Manifest, ModelRef
@@ -20,7 +20,10 @@ class Executors:
         clock: Callable[[], float],
         on_restart: Callable[[ModelRef], None],
         supervision: Supervision,
+        environment: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
     ) -> None:
+        """`environment` gives variables for the runner of a model."""
+        self._environment = environment
         self._create_runtime = create_runtime
         self._clock = clock
         self._on_restart = on_restart
@@ -36,4 +39,10 @@ class Executors:
             )
         if manifest.execution.executor == "thread":
             return ThreadExecutor(model, self._create_runtime(manifest))
-        return RunnerExecutor(model, self._clock, lambda: self._on_restart(manifest.ref), self._supervision)
+        return RunnerExecutor(
+            model,
+            self._clock,
+            lambda: self._on_restart(manifest.ref),
+            self._supervision,
+            lambda: self._environment(manifest),
+        )

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import cast
 
 import msgspec
@@ -93,8 +94,16 @@ class RunnerProcess(asyncio.Protocol):
         self._log_tail: deque[str] = deque(maxlen=_LOG_LINES)
 
     @classmethod
-    async def spawn(cls, model: StoredModel, clock: Callable[[], float], load_timeout_s: float) -> RunnerProcess:
+    async def spawn(
+        cls,
+        model: StoredModel,
+        clock: Callable[[], float],
+        load_timeout_s: float,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> RunnerProcess:
         """Start a process and have it load `model`; `loaded` is set when it returns.
+
+        `environment` is added to the server's own.
 
         Raises:
             ModelError: the model cannot be loaded, or the process died or stayed silent while loading.
@@ -111,7 +120,7 @@ class RunnerProcess(asyncio.Protocol):
                 stdin=subprocess.DEVNULL,
                 stdout=log_write,
                 stderr=log_write,
-                env=_environment(model),
+                env=_environment(model) | dict(environment),
             )
             process = cls(popen, Arena(in_fd, ARENA_BYTES), Arena(out_fd, ARENA_BYTES), clock)
         finally:
@@ -427,6 +436,8 @@ def _environment(model: StoredModel) -> dict[str, str]:
     # without any spinning one that is alone runs at half its speed.
     kept.setdefault("GOMP_SPINCOUNT", "5000")
     kept["GGML_NO_BACKTRACE"] = "1"  # else a crash starts a debugger
+    kept["VLLM_NO_USAGE_STATS"] = "1"  # else vLLM reports its use to its makers
+    kept["HF_HUB_OFFLINE"] = "1"  # models are loaded from their folders, never fetched on the way
     if model.manifest.execution.threads:
         kept["OMP_NUM_THREADS"] = str(model.manifest.execution.threads)
     return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -57,7 +57,10 @@ class RunnerExecutor:
         clock: Callable[[], float],
         on_restart: Callable[[], None],
         supervision: Supervision,
+        environment: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
+        """`environment` gives variables for each process, beside those of the server."""
+        self._environment = environment
         self._model = model
         self._clock = clock
         self._on_restart = on_restart
@@ -77,7 +80,9 @@ class RunnerExecutor:
         return self._process.loaded
 
     async def _spawn(self) -> RunnerProcess:
-        return await RunnerProcess.spawn(self._model, self._clock, self._supervision.load_timeout_s)
+        return await RunnerProcess.spawn(
+            self._model, self._clock, self._supervision.load_timeout_s, self._environment()
+        )
 
     # -- work -----------------------------------------------------------------------------------------------------
 

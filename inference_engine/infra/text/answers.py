@@ -6,6 +6,7 @@ For runtimes: `detect_style` (tool_syntax) once per model; for each chat `templa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from inference_engine.domain.requests import Chat, Complete, Tool
 from inference_engine.infra.text.avoiding import text_unless, text_until
 from inference_engine.infra.text.constraints import compile_constraint
 from inference_engine.infra.text.grammar import (
+    EMPTY,
     Choice,
     Language,
     Node,
@@ -27,7 +29,10 @@ from inference_engine.infra.text.json_schema import compile_schema
 from inference_engine.infra.text.tool_syntax import ChatStyle, Hole, Steps, Thought, ToolSyntax
 
 MAX_CALLS = 32
-_SPACE = Repeat(chars("\t\n  "), 0, 4)
+_TOKEN = re.compile(r"<\|[a-z_]+\|>")  # one control token within a longer mark
+_SPACE = Repeat(chars("\n\n  "), 0, 1)  # inside a call
+_GAP = Repeat(chars("\n\n  "), 0, 2)  # before a call, after a thought
+_TIGHT = Choice((EMPTY, Text(" ")))
 _ID = Repeat(chars("azAZ09"), 1, 32)
 
 
@@ -50,7 +55,9 @@ class AnswerForm:
     def markers(self) -> tuple[str, ...]:
         """The texts that must reach the reader even where they are control tokens."""
         syntax = self.syntax.markers if self.syntax else ()
-        return (*syntax, *((self.thought.open, self.thought.close) if self.thought else ()))
+        thought = (self.thought.open, self.thought.close, self.thought.answer) if self.thought else ()
+        found = [marker for marker in (*syntax, *thought) if marker]
+        return tuple(dict.fromkeys([*found, *(token for marker in found for token in _TOKEN.findall(marker))]))
 
     @property
     def anchored(self) -> bool:
@@ -95,12 +102,12 @@ def _language(
         if request.tool_choice.mode == "required":
             body = calls.alone()
         elif constraint is not None:
-            body = Choice((calls.alone(), constraint.root))
+            body = Choice((calls.alone(), _answer(constraint.root, style.thought)))
         else:
             body = calls.after_text(style.thought)
     else:
         assert constraint is not None
-        body = constraint.root
+        body = _answer(constraint.root, style.thought)
     return Language(_after_thought(body, request, style.thought, thinking, rules), rules)
 
 
@@ -108,10 +115,15 @@ def _after_thought(body: Node, request: Chat, thought: Thought | None, thinking:
     if thought is None or (request.reasoning == "none" and not thinking):
         return body
     rules["answer"] = body
-    rules |= text_until("thought", {thought.close: Sequence((_SPACE, Rule("answer")))}, may_end=False)
+    rules |= text_until("thought", {thought.close: Sequence((_GAP, Rule("answer")))}, may_end=False)
     if thinking:
         return Rule("thought0")
-    return Choice((Sequence((_SPACE, Text(thought.open), Rule("thought0"))), Rule("answer")))
+    return Choice((Sequence((_GAP, Text(thought.open), Rule("thought0"))), Rule("answer")))
+
+
+def _answer(body: Node, thought: Thought | None) -> Node:
+    """A text that is no call, with the mark that stands before it in some families."""
+    return Sequence((Text(thought.answer), body)) if thought is not None and thought.answer else body
 
 
 class _Calls:
@@ -127,18 +139,22 @@ class _Calls:
             for place, tool in enumerate(tools)
             if choice.name is None or tool.name == choice.name
         ]
+        rules["space"] = _TIGHT  # of all JSON in this answer: models write calls in one line
         rules["call"] = self._call()
         rules["calls"] = self._calls()
 
     def alone(self) -> Node:
         """Calls, and nothing but calls."""
-        return Sequence((_SPACE, self._opener(), Rule("calls")))
+        return Sequence((_GAP, self._opener(), Rule("calls")))
 
     def after_text(self, thought: Thought | None) -> Node:
         """Free text that may lead to calls."""
         markers: dict[str, Node | None] = dict.fromkeys(self._syntax.openers, Rule("calls"))
         if thought is not None:
             markers[thought.open] = None  # a thought has its own place, before the text
+        if thought is not None and thought.answer:
+            self._rules |= text_until("text", {thought.open: None}, may_end=True)
+            return Choice((self.alone(), _answer(Rule("text0"), thought)))
         if self._syntax.anchored:
             self._rules |= text_unless("text", markers)
         else:
@@ -153,7 +169,7 @@ class _Calls:
         """What follows the first opener."""
         syntax = self._syntax
         if syntax.again is None:
-            next_: Node = Sequence((_SPACE, self._opener(), *_nodes(syntax.begin), Rule("call")))
+            next_: Node = Sequence((_GAP, self._opener(), *_nodes(syntax.begin), Rule("call")))
         else:
             next_ = Sequence((*_nodes(syntax.again), Rule("call")))
         more = (Repeat(next_, 0, MAX_CALLS - 1),) if self._several else ()

@@ -66,6 +66,11 @@ class AnswerReader:
     def stopped(self) -> bool:
         return self._scanner.stopped
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was met."""
+        return self._scanner.stop
+
     def skip(self, text: str) -> None:
         """Read what an earlier runner has delivered (`Delivered.text`, without an echoed prompt), in silence."""
         self._scanner.feed(text)

@@ -24,6 +24,7 @@ from inference_engine.infra.text.grammar import (
 MAX_PATTERN = 4096
 MAX_COUNT = 2000  # llama.cpp refuses more
 MAX_SIZE = 20_000  # characters of the pattern, counted as often as they may be repeated
+MAX_NESTED = 1000  # the same, for counted repetitions within counted ones: all ways to share them out are followed
 MAX_NESTING = 50
 
 Ranges = tuple[tuple[int, int], ...]
@@ -206,7 +207,10 @@ class _Parser:
         self._take("?")  # reluctant: another match, the same language
         if self._peek() in ("*", "+", "?") or self._counts() is not None:
             raise self._error("a repetition is repeated: put it in a group")
-        return Repeat(node, low, high), size * max(1, low, high or 0)
+        total = size * max(1, low, high or 0)
+        if total > MAX_NESTED and (high or 0) > 1 and _counts_inside(node):
+            raise self._error(f"repetitions within repetitions multiply to more than {MAX_NESTED}", place)
+        return Repeat(node, low, high), total
 
     def _counts(self) -> tuple[int, int | None] | None:
         for sign, counts in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
@@ -345,6 +349,15 @@ class _Parser:
         if character.lower() in _CLASSES:
             return _class_ranges(character)
         return 8 if character == "b" else self._code(character, place)
+
+
+def _counts_inside(node: Node) -> bool:
+    """Whether a repetition that counts is in it."""
+    if isinstance(node, Repeat):
+        return (node.high or 0) > 1 or node.low > 1 or _counts_inside(node.body)
+    if isinstance(node, Sequence):
+        return any(map(_counts_inside, node.parts))
+    return isinstance(node, Choice) and any(map(_counts_inside, node.options))
 
 
 def _class_ranges(letter: str) -> Ranges:

@@ -34,21 +34,22 @@ class Span:
 class Scanner:
     """Feed it text; take `spans` and empty the list. `held` is text of which it is not known yet what it is.
 
-    `stopped`: a stop string was met, nothing is read any more. What does not fit the notation of a call is dropped up
-    to where it breaks it, and read as text from there on; a grammar keeps that from happening.
+    `stopped`: a stop string was met (`stop`), nothing is read any more. What does not fit the notation of a call is
+    dropped up to where it breaks it, and read as text from there on; a grammar keeps that from happening.
     """
 
     def __init__(self, form: AnswerForm) -> None:
         self.spans: list[Span] = []
         self.held = ""
         self.stopped = False
+        self.stop: str | None = None
         self.begun = 0
         self.completed = 0
         self._form = form
         self._markup = ""  # read, and not yet part of a span
         self._rest = ""
         self._syntax: ToolSyntax = form.syntax or ToolSyntax("none", (), ())
-        self._markers = (*(() if form.anchored else self._syntax.openers), *form.stop)
+        self._openers = () if form.anchored else self._syntax.openers
         self._blank_matters = form.syntax is not None and not form.anchored
         self._drop_blank = False
         self._call: _Call | None = None
@@ -69,7 +70,9 @@ class Scanner:
         if held and self._read == self._in_thought:
             self._emit("reasoning", held.rstrip(_BLANK))
         elif held:
-            self._emit("text", held)
+            stop = _first(held, self._form.stop)
+            self.stopped = stop is not None
+            self._emit("text", held if stop is None else held[: stop[0]])
 
     def take_markup(self) -> str:
         """The markup read since the last span, no longer kept here."""
@@ -86,12 +89,15 @@ class Scanner:
         blank = len(self._rest) - len(inner)
         thought = None if self._form.thought is None or self._drop_blank else self._form.thought.open
         openers = self._syntax.openers if self._form.anchored else ()
-        for marker in (*((thought,) if thought else ()), *openers):
+        answer = self._form.thought.answer if self._form.thought else ""
+        for marker in (*((thought,) if thought else ()), *openers, *((answer,) if answer else ())):
             if inner.startswith(marker):
                 self._skip(blank + len(marker))
-                self._drop_blank = True
+                self._drop_blank = marker != answer
                 if marker == thought:
                     self._read = self._in_thought
+                elif marker == answer:
+                    self._read = self._in_text
                 else:
                     self._begin_call(self._syntax.begin)
                 return True
@@ -121,22 +127,23 @@ class Scanner:
         if self._drop_blank:
             self._skip(len(self._rest) - len(self._rest.lstrip(_BLANK)))
             self._drop_blank = not self._rest
-        found = min(
-            [(at + len(marker), at, marker) for marker in self._markers if (at := self._rest.find(marker)) >= 0],
-            default=None,
-        )
-        if found is None:
-            kept = _tail(self._rest, self._markers, blank=self._blank_matters)
-            self._emit("text", self._cut(len(self._rest) - kept))
-            return not self._rest
-        end, start, marker = found
-        if marker in self._form.stop:
+        opener = _first(self._rest, self._openers)
+        kept = _tail(self._rest, self._openers, blank=self._blank_matters) if opener is None else 0
+        certain = len(self._rest) - kept if opener is None else opener[0]
+        stop = _first(self._rest[:certain], self._form.stop)  # what may be a marker is no visible text yet
+        if stop is not None:
+            start, end = stop
+            self.stop = self._rest[start:end]
             self._emit("text", self._cut(start))
             self.stopped = True
             return True
-        visible = len(self._rest[:start].rstrip(_BLANK))
+        if opener is None:
+            kept = max(kept, _tail(self._rest, self._form.stop, blank=False))
+            self._emit("text", self._cut(len(self._rest) - kept))
+            return not self._rest
+        visible = len(self._rest[: opener[0]].rstrip(_BLANK))
         self._emit("text", self._cut(visible))
-        self._skip(end - visible)
+        self._skip(opener[1] - visible)
         self._begin_call(self._syntax.begin)
         return True
 
@@ -208,6 +215,15 @@ class Scanner:
             last.text = text
         elif text or name:
             self.spans.append(Span(kind, text, self.take_markup(), "", call, name))
+
+
+def _first(text: str, markers: tuple[str, ...]) -> tuple[int, int] | None:
+    """Where the marker that is complete first begins and ends."""
+    found = [(at + len(marker), at) for marker in markers if (at := text.find(marker)) >= 0]
+    if not found:
+        return None
+    end, start = min(found)
+    return start, end
 
 
 def _tail(text: str, markers: tuple[str, ...], *, blank: bool) -> int:

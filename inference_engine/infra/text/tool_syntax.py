@@ -101,14 +101,27 @@ DEEPSEEK_R1 = ToolSyntax(
 )  # R1 and V3
 
 
+GPT_OSS = ToolSyntax(
+    "gpt-oss",
+    ("<|channel|>commentary to=functions.",),
+    (NAME, SPACE, "<|constrain|>json<|message|>", ARGUMENTS),
+    anchored=True,
+    several=False,  # the model ends after each call
+)
+
+
 @dataclass(frozen=True)
 class Thought:
-    """The marks around what a model thinks before it answers."""
+    """The marks around what a model thinks before it answers. `answer` stands before a text that is no call."""
 
     open: str
     close: str
+    answer: str = ""
 
 
+_CHANNELS = Thought(
+    "<|channel|>analysis<|message|>", "<|end|><|start|>assistant", "<|channel|>final<|message|>"
+)  # gpt-oss
 _THOUGHTS = (Thought("<think>", "</think>"), Thought("[THINK]", "[/THINK]"))
 _SWITCHES = ("enable_thinking", "thinking", "reasoning_effort")
 _NAMES_TOOLS = re.compile(r"\{[{%][^{}]*\btools\b")
@@ -136,18 +149,34 @@ def detect_style(template: str | None) -> ChatStyle:
     return ChatStyle(
         syntax or HERMES,
         syntax is not None,
-        next((thought for thought in _THOUGHTS if thought.open in template or thought.close in template), None),
+        _thought(template),
         frozenset(name for name in _SWITCHES if re.search(rf"\b{name}\b", template)),
     )
 
 
+def _thought(template: str) -> Thought | None:
+    if _has_channels(template):
+        return _CHANNELS
+    return next((thought for thought in _THOUGHTS if thought.open in template or thought.close in template), None)
+
+
+def _has_channels(template: str) -> bool:
+    return "<|channel|>" in template and "<|constrain|>" in template
+
+
+def _mistral(template: str) -> ToolSyntax:
+    if "[CALL_ID]" in template:
+        return MISTRAL_CALL_ID
+    return MISTRAL_ARGS if "[ARGS]" in template else MISTRAL
+
+
 def _syntax(template: str) -> ToolSyntax | None:
+    if _has_channels(template):
+        return GPT_OSS
     if _DEEPSEEK_OPEN in template:
         return DEEPSEEK_R1 if "```json" in template else DEEPSEEK
     if "[TOOL_CALLS]" in template:
-        if "[CALL_ID]" in template:
-            return MISTRAL_CALL_ID
-        return MISTRAL_ARGS if "[ARGS]" in template else MISTRAL
+        return _mistral(template)
     if "<tool_call>" in template and "<function=" not in template and "<arg_key>" not in template:
         return HERMES
     if "<|python_tag|>" in template or ("<|start_header_id|>" in template and '"parameters"' in template):

@@ -14,6 +14,7 @@ from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.domain.model import ModelRef, check_name
 from inference_engine.domain.routing import Route, parse_exact
 from inference_engine.services.models import ModelService, ModelStatus
+from inference_engine.services.reuse import CacheStats, ReuseService
 
 _PIN = msgspec.json.Decoder(wire.PinRequest)
 _ENCODER = msgspec.json.Encoder()
@@ -22,8 +23,9 @@ _ENCODER = msgspec.json.Encoder()
 class Admin:
     """What an operator can see and do. `system` describes machine and server as plain values."""
 
-    def __init__(self, models: ModelService, system: Callable[[], Any]) -> None:
+    def __init__(self, models: ModelService, reuse: ReuseService, system: Callable[[], Any]) -> None:
         self._models = models
+        self._reuse = reuse
         self._system = system
 
     async def models(self, exchange: Exchange) -> None:
@@ -64,6 +66,16 @@ class Admin:
         self._models.refresh()
         await self.models(exchange)
 
+    async def cache(self, exchange: Exchange) -> None:
+        await _json(exchange, self._reuse.stats())
+
+    async def clear_cache(self, exchange: Exchange) -> None:
+        ref = _ref(exchange) if exchange.path_params else None
+        if ref is not None:
+            self._models.stored(ref)
+        cleared = self._reuse.clear(ref)
+        await _json(exchange, _with_fields(self._reuse.stats(), wire.Cleared(cleared)))
+
     async def system(self, exchange: Exchange) -> None:
         await _json(exchange, self._system())
 
@@ -76,7 +88,7 @@ def _ref(exchange: Exchange) -> ModelRef:
     return ModelRef(check_name(params["name"]), check_name(params["version"], "version"))
 
 
-def _with_fields(status: ModelStatus, more: msgspec.Struct) -> dict[str, Any]:
+def _with_fields(status: msgspec.Struct, more: msgspec.Struct) -> dict[str, Any]:
     """A status and what one endpoint adds to it, as one object."""
     return msgspec.structs.asdict(status) | msgspec.structs.asdict(more)
 
@@ -85,11 +97,14 @@ async def _json(exchange: Exchange, value: object) -> None:
     await exchange.respond(200, _ENCODER.encode(value), compress=True)
 
 
-def dialect(models: ModelService, system: Callable[[], Any]) -> Dialect:
+def dialect(models: ModelService, reuse: ReuseService, system: Callable[[], Any]) -> Dialect:
     """The admin API."""
-    admin = Admin(models, system)
+    admin = Admin(models, reuse, system)
     model = "/admin/models/{name}/{version}"
     route = "/admin/routes/{name}"
+    fields = "The fields of the cache's statistics, and these."
+    cleared = Doc("Forget all answers", fields, response=wire.Cleared)
+    cleared_of_model = Doc("Forget the answers of one model", fields, response=wire.Cleared, errors=(404,))
     return Dialect(
         "admin",
         "Administration",
@@ -139,6 +154,9 @@ def dialect(models: ModelService, system: Callable[[], Any]) -> Dialect:
             Endpoint(
                 "POST", "/admin/refresh", admin.refresh, Doc("Read the model repository again", response=wire.Models)
             ),
+            Endpoint("GET", "/admin/cache", admin.cache, Doc("Answers that are kept", response=CacheStats)),
+            Endpoint("DELETE", "/admin/cache", admin.clear_cache, cleared),
+            Endpoint("DELETE", "/admin/cache/{name}/{version}", admin.clear_cache, cleared_of_model),
             Endpoint("GET", "/admin/system", admin.system, Doc("The machine and this server", response=dict[str, Any])),
         ),
     )

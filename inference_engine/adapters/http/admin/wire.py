@@ -44,3 +44,9 @@ class Unloaded(msgspec.Struct):
     """The measured bytes that came back; beside the model's status."""
 
     memory_returned_bytes: int
+
+
+class Cleared(msgspec.Struct):
+    """How many answers were forgotten; beside the cache's statistics."""
+
+    cleared: int

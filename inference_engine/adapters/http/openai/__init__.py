@@ -1,5 +1,5 @@
-"""The OpenAI API: models, chat completions, completions."""
+"""The OpenAI API."""
 
-from inference_engine.adapters.http.openai.dialect import dialect
+from inference_engine.adapters.http.openai.dialect import Stateful, dialect
 
-__all__ = ["dialect"]
+__all__ = ["Stateful", "dialect"]

@@ -2,37 +2,70 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.endpoints import Dialect, Doc, Endpoint
-from inference_engine.adapters.http.openai import errors, examples, wire, wire_audio, wire_texts
+from inference_engine.adapters.http.openai import (
+    batches,
+    errors,
+    examples,
+    files,
+    responses,
+    wire,
+    wire_audio,
+    wire_texts,
+)
 from inference_engine.adapters.http.openai.audio import Transcriber
 from inference_engine.adapters.http.openai.embeddings import Embedder
 from inference_engine.adapters.http.openai.generation import Generations
 from inference_engine.adapters.http.openai.models import Models
 from inference_engine.adapters.http.openai.reranking import Reranker
 from inference_engine.adapters.http.openai.tokens import Tokenizer
+from inference_engine.domain.documents import DocumentStore
+from inference_engine.services.files import FileService
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.jobs import JobService
 from inference_engine.services.models import ModelService
 
 _ERRORS = (400, 401, 404, 413, 429, 500, 503, 504)
 _FORM = "multipart/form-data"
 
 
+class Stateful(NamedTuple):
+    """What the server remembers for its tenants; `answers` are stored responses."""
+
+    files: FileService
+    jobs: JobService
+    answers: DocumentStore
+
+
 def dialect(
-    models: ModelService, inference: InferenceService, calls: Calls, default_model: str | None, version: str
+    models: ModelService,
+    inference: InferenceService,
+    calls: Calls,
+    default_model: str | None,
+    version: str,
+    stateful: Stateful,
 ) -> Dialect:
-    """The OpenAI dialect, and what else clients of such servers expect beside it."""
+    """The OpenAI dialect, and what else clients of such servers expect beside it.
+
+    Its endpoints that can stand in a batch are offered to the jobs.
+    """
+    live = (
+        *_generation(Generations(inference, calls, default_model, f"inference-engine-{version}")),
+        *_texts(Embedder(inference, calls, default_model), Reranker(inference, calls, default_model)),
+        *_speech(Transcriber(inference, calls, default_model)),
+        *_models(Models(models), Tokenizer(models, inference, calls, default_model)),
+        *responses.endpoints(inference, calls, default_model, stateful.answers),
+    )
+    stateful.jobs.offer(batches.works(live))
     return Dialect(
         "openai",
         "OpenAI",
         ("/v1/", "/rerank", "/v2/rerank", "/tokenize"),
         errors.render,
-        (
-            *_generation(Generations(inference, calls, default_model, f"inference-engine-{version}")),
-            *_texts(Embedder(inference, calls, default_model), Reranker(inference, calls, default_model)),
-            *_speech(Transcriber(inference, calls, default_model)),
-            *_models(Models(models), Tokenizer(models, inference, calls, default_model)),
-        ),
+        (*live, *files.endpoints(stateful.files), *batches.endpoints(stateful.jobs, stateful.files)),
     )
 
 

@@ -13,7 +13,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class Models:
-    """Routes first, then every exact `name:version`, each followed by its LoRA adapters where it is loaded."""
+    """Routes first, then every exact `name:version`; behind each its LoRA adapters as `name@adapter`."""
 
     def __init__(self, models: ModelService) -> None:
         self._models = models
@@ -33,7 +33,7 @@ class Models:
         served = self._models.resolve(exchange.path_params["model"])
         status = self._models.status(served.ref)
         if served.adapter is not None and served.adapter not in status.adapters:
-            known = ", ".join(status.adapters) or "none, or it is not loaded"
+            known = ", ".join(status.adapters) or "none"
             raise ModelNotFound(
                 f"{served.ref} has no adapter {served.adapter!r}; known adapters: {known}", param="model"
             )

@@ -13,9 +13,12 @@ Format = Literal["json", "text", "srt", "vtt", "verbose_json"]
 
 
 class TranslationForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """The fields of the form; `file` is the encoded audio."""
+    """The fields of the form; `file` is the encoded audio, as bytes.
 
-    file: bytes
+    It is not typed so, because the schema would then speak of base64.
+    """
+
+    file: Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
     model: Annotated[str, Meta(min_length=1)] | None = None
     prompt: str = ""
     response_format: Format = "json"

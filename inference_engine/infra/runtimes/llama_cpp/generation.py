@@ -24,6 +24,9 @@ class Vocabulary(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def context(self) -> int: ...
+
     def token_ids(self, text: str) -> list[int]: ...
 
 
@@ -59,7 +62,7 @@ def completion_body(
     when thoughts and calls are taken out, so the reader watches for them.
     """
     return {
-        "prompt": [*([prompt] if isinstance(prompt, str) else prompt), *ids] if ids or prompt == () else prompt,
+        "prompt": [*([prompt] if isinstance(prompt, str) else prompt), *ids] if ids else prompt,
         "stream": True,
         "verbose": True,  # the only way to learn token ids
         "return_progress": True,  # else a prefill cannot be cancelled
@@ -78,6 +81,8 @@ def _sampling(sampling: Sampling, delivered: int, vocabulary: Vocabulary, defaul
         for value in [getattr(sampling, name) if getattr(sampling, name) is not None else getattr(defaults, name, None)]
         if value is not None
     }
+    if body.get("repeat_last_n") == -1:
+        body["repeat_last_n"] = vocabulary.context
     if sampling.max_tokens is not None:
         body["n_predict"] = sampling.max_tokens - delivered
     if sampling.seed is not None:

@@ -6,9 +6,10 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,16 @@ _TYPE_SIZES = {
 
 @dataclass(frozen=True)
 class GgufHead:
-    """A model file's metadata. Long arrays are replaced by their length, under the key `NAME#length`."""
+    """A model file's metadata. Long arrays are replaced by their length, under the key `NAME#length`.
+
+    `tensors` are the dimensions of each tensor, the fastest first. A model split into several files has only those of
+    the first file.
+    """
 
     metadata: dict[str, Any]
     parameters: int
     size_bytes: int
+    tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -106,8 +112,8 @@ class _Reader:
         if not isinstance(metadata.get("general.architecture"), str):
             raise _DamagedError("its metadata does not name an architecture")
         _check_sizes(metadata)
-        parameters = self._tensors(tensors, metadata)
-        return GgufHead(metadata, parameters, self._end)
+        shapes = self._tensors(tensors, metadata)
+        return GgufHead(metadata, sum(map(math.prod, shapes.values())), self._end, shapes)
 
     def _entry(self, metadata: dict[str, Any]) -> None:
         key = self._string()
@@ -133,22 +139,20 @@ class _Reader:
         read = self._string if kind == _STRING else lambda: self._scalar(self._format(kind, key))
         metadata[key] = [read() for _ in range(count)]
 
-    def _tensors(self, count: int, metadata: dict[str, Any]) -> int:
-        """Walk the tensor table; returns the number of parameters."""
+    def _tensors(self, count: int, metadata: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Walk the tensor table; returns the tensors' dimensions."""
         table: list[tuple[str, int, int]] = []
-        total = 0
+        shapes: dict[str, tuple[int, ...]] = {}
         for _ in range(count):
             name = self._string()
             dimensions = self._scalar("<I")
             if dimensions > _MAX_DIMENSIONS:
                 raise _DamagedError(f"tensor {name!r} has {dimensions} dimensions")
-            elements = 1
-            for _ in range(dimensions):
-                elements *= self._scalar("<Q")
+            shapes[name] = tuple([self._scalar("<Q") for _ in range(dimensions)])
+            elements = math.prod(shapes[name])
             kind, offset = self._scalar("<I"), self._scalar("<Q")
             block, block_bytes = _TYPE_SIZES.get(kind, (1, 0))
             table.append((name, offset, -(-elements // block) * block_bytes))
-            total += elements
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise _DamagedError(f"general.alignment is {alignment!r}, not a power of two")
@@ -159,7 +163,7 @@ class _Reader:
                     f"tensor {name!r} needs {start + offset + size} bytes but the file ends at {self._end}: "
                     "it is truncated"
                 )
-        return total
+        return shapes
 
     def _format(self, kind: int, key: str) -> str:
         if kind not in _SCALARS:

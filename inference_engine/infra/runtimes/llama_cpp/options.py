@@ -18,6 +18,8 @@ CONTEXT_STEP = 256  # llama.cpp rounds each sequence's context up to this
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 _CACHE_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
 
+Pooling = Literal["mean", "cls", "last"]
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -33,6 +35,33 @@ class SamplingDefaults(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     repeat_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
 
 
+class AdapterOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One LoRA adapter: its GGUF file in the model's folder, and how strongly it is applied."""
+
+    file: str
+    scale: Annotated[float, msgspec.Meta(ge=-100, le=100)] = 1.0
+
+
+class DraftOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A small model in the model's folder that guesses ahead.
+
+    Between `min_tokens` and `max_tokens` are guessed at once, as long as the draft gives each at least
+    `min_probability`.
+    """
+
+    artifact: str
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
+    min_tokens: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    min_probability: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+
+
+class NgramOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Guesses from the text itself: where the last `match` tokens stood before, up to `max_tokens` that followed."""
+
+    match: Annotated[int, msgspec.Meta(ge=1, le=64)] = 6
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+
+
 class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`options` of a llama_cpp model. None is decided when the model is loaded.
 
@@ -42,6 +71,12 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu_layers: layers on the accelerator, -1 as many as fit. cache_ram_mib: memory for prompts of past conversations.
     chat_template: Jinja text, or the name of a file in the model's folder, instead of the model's own.
     sampling: values for what requests leave open.
+    pooling: how an embedding model's token vectors become one; default: the file's own, else mean for encoders and last
+    for models that write. normalize: scale embeddings to length 1.
+    mmproj: the file of a projector, with which messages may hold images (or sounds).
+    draft: a small model of the same vocabulary that guesses ahead. ngram: guesses from repetitions in the text.
+    keep_cache: write the prompts' KV cache to disk when the model is unloaded, read it when it is loaded again.
+    adapters: LoRA adapters by name, a file or {file, scale}; a request for `model@name` is answered with that one.
     """
 
     context_length: Positive | None = None
@@ -55,6 +90,13 @@ class LlamaCppOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat_template: str | None = None
     cache_ram_mib: Annotated[int, msgspec.Meta(ge=0)] = 256
     sampling: SamplingDefaults = SamplingDefaults()
+    pooling: Pooling | None = None
+    normalize: bool = True
+    keep_cache: bool = False
+    mmproj: str | None = None
+    draft: DraftOptions | None = None
+    ngram: NgramOptions | None = None
+    adapters: dict[str, str | AdapterOptions] = {}
 
 
 def context_length(options: LlamaCppOptions, head: GgufHead) -> int:

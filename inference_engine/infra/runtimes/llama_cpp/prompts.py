@@ -57,6 +57,8 @@ class Prompts:
             return self._around_gap(request, request.suffix)
         if isinstance(request.prompt, str):
             return Prompt(request.prompt, request.prompt if request.echo else "")
+        if not request.prompt:
+            raise InvalidRequest("prompt holds no tokens", param="prompt")
         self._check_ids(request.prompt)
         return Prompt(request.prompt, self._http.text_of(request.prompt) if request.echo else "")
 

@@ -123,9 +123,9 @@ class Stream:
     def _finish(self, choice: Choice, usage: ChunkUsage) -> None:
         if usage.prompt_tokens == 0:
             raise InvalidRequest(f"{self._plan.prompt_field} holds no tokens", param=self._plan.prompt_field)
+        deltas = self._reader.finish()
         reason = self._reader.reason("stop" if choice.finish_reason == "stop" else "length")
         cached = usage.prompt_tokens_details.cached_tokens
-        deltas = self._reader.finish()
         self._sink.emit(*deltas, self._done(reason, usage.prompt_tokens, usage.completion_tokens, cached))
         self.finished = True
 
@@ -134,7 +134,8 @@ class Stream:
         plan = self._plan
         prompt = total - plan.delivered
         thought = plan.reasoning_tokens + self._reader.reasoning_tokens
-        return Done(reason, Usage(prompt, predicted + plan.delivered, min(cached, prompt), thought))
+        usage = Usage(prompt, predicted + plan.delivered, min(cached, prompt), thought)
+        return Done(reason, usage, stop=self._reader.stop)
 
     def _blame(self, error: EngineError) -> EngineError:
         if isinstance(error, ContextLengthExceeded):

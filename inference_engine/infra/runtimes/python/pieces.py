@@ -104,9 +104,10 @@ class Outlet:
         self._held += text
         found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
         if found:
+            met = next(stop for stop in self._stops if self._held.startswith(stop, min(found)))
             self._emit(TextDelta(self._held[: min(found)]))
             self._held = ""
-            self._done("stop")
+            self._done("stop", met)
             return True
         at = len(self._held) - self._possible_stop()
         text, self._held = self._held[:at], self._held[at:]
@@ -183,11 +184,12 @@ class Outlet:
         if len(written) > skipped:
             self._sink.emit(delta)
 
-    def _done(self, reason: FinishReason) -> None:
+    def _done(self, reason: FinishReason, stop: str | None = None) -> None:
         counts = self._counts
         completion = self._count if counts.completion_tokens is None else counts.completion_tokens
         thought = self._thought if counts.reasoning_tokens is None else counts.reasoning_tokens
-        self._sink.emit(Done(reason, Usage(counts.prompt_tokens or 0, completion, counts.cached_tokens, thought)))
+        usage = Usage(counts.prompt_tokens or 0, completion, counts.cached_tokens, thought)
+        self._sink.emit(Done(reason, usage, stop=stop))
 
 
 def _kind_of(piece: Any) -> tuple[str, Any]:

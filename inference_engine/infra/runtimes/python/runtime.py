@@ -149,7 +149,7 @@ class PythonRuntime(RuntimeDefaults):
 
     def tokenize(self, request: Generate) -> tuple[int, ...]:
         if not hasattr(self._model, "tokenize"):
-            raise UnsupportedTask("this model's class has no tokenize method", param="model")
+            raise UnsupportedTask("this model's class has no tokenize method: its tokens are unknown", param="model")
         if isinstance(request, Transcribe):
             raise UnsupportedTask("speech has no prompt to be split into tokens", param="model")
         self._check(request)
@@ -180,7 +180,7 @@ class PythonRuntime(RuntimeDefaults):
         if request.tools and request.tool_choice.mode != "none" and "tools" not in self._takes:
             raise InvalidRequest("this model calls no tools: leave tools out", param="tools")
         if request.reasoning not in (None, "none") and "reasoning" not in self._takes:
-            raise InvalidRequest("this model's reasoning cannot be steered: leave it out", param="reasoning_effort")
+            raise InvalidRequest("this model's reasoning cannot be steered: leave it out", param="reasoning")
 
     @staticmethod
     def _check_completion(request: Complete) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def engine_arguments(folder: HfFolder, options: VllmOptions, role: Role, context
     if adapted:
         more |= {
             "enable_lora": True,
-            "max_loras": len(options.adapters),
+            "max_loras": len(options.adapters) + 1,  # and the one that changes nothing
             "max_lora_rank": options.adapter_rank,
         }
     if role == "see":
@@ -115,10 +116,26 @@ def _seed(seed: int, delivered: int) -> int:
     return int.from_bytes(digest) >> 1
 
 
-def adapter_requests(folders: dict[str, Path]) -> dict[str, Any]:
-    """vLLM's request for each adapter; the numbers tell them apart in its caches."""
+def adapter_requests(folders: dict[str, Path]) -> dict[str | None, Any]:
+    """vLLM's request for each adapter; the numbers tell them apart in its caches. None is answered by no adapter."""
     if not folders:
-        return {}
+        return {None: None}
     from vllm.lora.request import LoRARequest
 
-    return {name: LoRARequest(name, number, str(path)) for number, (name, path) in enumerate(folders.items(), 1)}
+    requests = {name: LoRARequest(name, number, str(path)) for number, (name, path) in enumerate(folders.items(), 1)}
+    return {None: None, **requests}
+
+
+def null_adapter(like: Path, folder: Path, number: int) -> Any:
+    """vLLM's request for an adapter in `folder` that changes nothing, made to the measures of the one in `like`.
+
+    vLLM 0.32 on a CPU answers requests without an adapter by another request's adapter when both are in one step; with
+    this one every request has an adapter. Found by the tests.
+    """
+    from safetensors.torch import load_file, save_file
+    from vllm.lora.request import LoRARequest
+
+    shutil.copy(like / "adapter_config.json", folder)
+    weights = load_file(like / "adapter_model.safetensors")
+    save_file({name: weight * 0 for name, weight in weights.items()}, folder / "adapter_model.safetensors")
+    return LoRARequest("no adapter", number, str(folder))

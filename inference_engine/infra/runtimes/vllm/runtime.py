@@ -8,6 +8,7 @@ generate: the prompt and the reading of the answer are those of every runtime on
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class VllmRuntime(RuntimeDefaults):
         self._context = 0
         self._vocabulary: Vocabulary
         self._prompts: Prompts
-        self._adapters: dict[str, Any] = {}
+        self._adapters: dict[str | None, Any] = {}
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
         options = self._options = decode_options(manifest.options, VllmOptions, "vllm")
@@ -75,12 +76,13 @@ class VllmRuntime(RuntimeDefaults):
         self._context = context_length(options.context_length, hf)
         self._config = hf.generation_defaults()
         engine = self._started(hf, adapted=bool(adapters))
-        self._engine = SteppedEngine(engine)
         try:
-            return self._described(engine, hf, folder, adapters)
+            loaded = self._described(engine, hf, folder, adapters)
         except EngineError:
-            self.close()
+            engine.engine_core.shutdown()
             raise
+        self._engine = SteppedEngine(engine)
+        return loaded
 
     def _started(self, hf: HfFolder, *, adapted: bool) -> Any:
         try:
@@ -120,13 +122,18 @@ class VllmRuntime(RuntimeDefaults):
             return Loaded(("embed", "predict"), embed_signature(size), context_length=self._context, details=details)
         self._ends = end_tokens(hf, tokenizer)
         self._adapters = adapter_requests(adapters)
+        if adapters and details["device"] == "cpu":
+            with tempfile.TemporaryDirectory(prefix="ie-") as made:
+                self._adapters[None] = null_adapter(next(iter(adapters.values())), Path(made), len(adapters) + 1)
+                engine.add_lora(self._adapters[None])
+                engine.pin_lora(len(adapters) + 1)
         template = chat_template(self._options.chat_template, root, tokenizer)
         self._prompts = Prompts(self._vocabulary, template, self._options.max_pixels)
         return Loaded(
             kinds=("complete",) if self._prompts.style is None else ("chat", "complete"),
             concurrency=self._options.parallel,
             context_length=self._context,
-            adapters=tuple(self._adapters),
+            adapters=tuple(adapters),
             media=("image",) if self._role == "see" else (),
             details=details,
         )
@@ -157,7 +164,7 @@ class VllmRuntime(RuntimeDefaults):
             lambda: not (stopped or sink.cancelled),
             prompt={"prompt_token_ids": [*ids, *given], **media},
             params=params,
-            lora_request=None if request.adapter is None else self._adapters[request.adapter],
+            lora_request=self._adapters[request.adapter],
         )
         try:
             with _blamed(request):
