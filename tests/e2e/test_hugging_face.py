@@ -19,7 +19,7 @@ from tests.conftest import LiveServer
 pytest.importorskip("torch", reason="torch is not installed: make .venv/torch.stamp")
 pytest.importorskip("transformers", reason="transformers is not installed: make .venv/torch.stamp")
 
-from tests.fixtures import tiny_hf  # noqa: E402  needs the libraries
+from tests.fixtures import tiny_hf
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -46,12 +46,11 @@ def client(server: LiveServer) -> openai.OpenAI:
 def test_a_streamed_answer_survives_the_death_of_its_runner(client: openai.OpenAI, server: LiveServer) -> None:
     asked = {"model": "writer", "messages": [{"role": "user", "content": "The fox"}], "temperature": 0.8, "seed": 5}
     whole = client.chat.completions.create(**asked, max_tokens=200, extra_body={"ignore_eos": True})  # type: ignore[call-overload]
-    text, chunks = "", 0
+    text = ""
     stream = client.chat.completions.create(**asked, max_tokens=200, extra_body={"ignore_eos": True}, stream=True)  # type: ignore[call-overload]
-    for chunk in stream:
+    for place, chunk in enumerate(stream):
         text += chunk.choices[0].delta.content or ""
-        chunks += 1
-        if chunks == 10:
+        if place == 10:
             os.kill(server.pid_of("writer"), signal.SIGKILL)
     assert text == whole.choices[0].message.content
 

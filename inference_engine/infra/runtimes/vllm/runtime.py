@@ -38,7 +38,12 @@ from inference_engine.infra.huggingface.vocabulary import Vocabulary
 from inference_engine.infra.huggingface.writing import AnswerWriter, check_context, delivered_ids, token_logprob
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.options import decode_options
-from inference_engine.infra.runtimes.vllm.arguments import adapter_requests, engine_arguments, sampling_params
+from inference_engine.infra.runtimes.vllm.arguments import (
+    adapter_requests,
+    engine_arguments,
+    null_adapter,
+    sampling_params,
+)
 from inference_engine.infra.runtimes.vllm.engine import SteppedEngine
 from inference_engine.infra.runtimes.vllm.options import VllmOptions
 from inference_engine.infra.text.answers import answer_form
