@@ -62,6 +62,9 @@ def generate(model: Any, run: SequenceRun) -> None:
     if "decoder_input_ids" not in inputs:
         inputs["input_ids"] = torch.tensor([run.ids], device=model.device)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        for name in [name for name in inputs if name.endswith("token_type_ids")]:  # delivered tokens are plain text
+            missing = len(run.ids) - inputs[name].shape[-1]
+            inputs[name] = torch.nn.functional.pad(inputs[name], (0, missing))
     with torch.inference_mode():
         GenerationMixin.generate(
             model,
