@@ -122,8 +122,10 @@ def adapter_requests(folders: dict[str, Path]) -> dict[str | None, Any]:
         return {None: None}
     from vllm.lora.request import LoRARequest
 
-    requests = {name: LoRARequest(name, number, str(path)) for number, (name, path) in enumerate(folders.items(), 1)}
-    return {None: None, **requests}
+    requests: dict[str | None, Any] = {None: None}
+    for number, (name, path) in enumerate(folders.items(), 1):
+        requests[name] = LoRARequest(name, number, str(path))
+    return requests
 
 
 def null_adapter(like: Path, folder: Path, number: int) -> Any:
