@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import echo, latency, llm, mlp, report, start
+from benchmarks import echo, latency, llm, mlp, report, serving, start
 from benchmarks.compare import Result
 from benchmarks.plan import Plan
 from benchmarks.processes import BenchmarkError
@@ -22,9 +22,10 @@ _BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "latency": latency.measure,
     "mlp": mlp.measure,
     "llm": llm.measure,
+    "serving": serving.measure,
 }
-_LIMIT_S = 480
-_QUICK_LIMIT_S = 90
+_LIMIT_S = 2400
+_QUICK_LIMIT_S = 400
 
 
 def main() -> int:

@@ -46,7 +46,30 @@ def add_mlp(root: Path, name: str, executor: str, *, tiny: bool = False) -> Path
 
 
 def llm_root(context: int, parallel: int, n_batch: int, threads: int) -> tuple[Path, Path]:
-    """A folder with the model `llm`, and its file: a Qwen3 of 335 million random weights in Q8_0, about 360 MB.
+    """A folder with the model `llm`, and its file."""
+    root, file = _large_llm()
+    options = {"context_length": context, "parallel": parallel, "n_batch": n_batch}
+    _manifest(file.parent, "llama_cpp", file.name, options, threads=threads)
+    return root, file
+
+
+def auto_root(context: int, threads: int) -> tuple[Path, Path]:
+    """A folder with the models `latency` and `throughput`, where `runtime: auto` aims at that; and their one file."""
+    _, file = _large_llm()
+    root = file.parents[2].with_name(file.parents[2].name + "-auto")
+    for aim in ("latency", "throughput"):
+        folder = root / aim / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        link = folder / file.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(file)
+        options = {"aim": aim, "context_length": context}
+        _manifest(folder, "auto", file.name, options, threads=threads, preload=False)
+    return root, file
+
+
+def _large_llm() -> tuple[Path, Path]:
+    """A folder for `llm`, and its file: a Qwen3 of 335 million random weights in Q8_0, about 360 MB.
 
     It is made once and kept in the user's cache folder.
     """
@@ -59,8 +82,6 @@ def llm_root(context: int, parallel: int, n_batch: int, threads: int) -> tuple[P
             tiny_gguf(draft, BENCHMARK_335M, q8=True).rename(file)
         finally:
             draft.unlink(missing_ok=True)
-    options = {"context_length": context, "parallel": parallel, "n_batch": n_batch}
-    _manifest(file.parent, "llama_cpp", file.name, options, threads=threads)
     return root, file
 
 
@@ -73,6 +94,6 @@ def _manifest(
         "runtime": runtime,
         "artifact": artifact,
         "options": options or {},
-        "execution": execution | {"preload": True, "pin": True},
+        "execution": {"preload": True, "pin": True} | execution,
     }
     (folder / "model.yaml").write_text(yaml.safe_dump(text))

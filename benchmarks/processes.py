@@ -192,6 +192,17 @@ def bare_app(folder: Path, core_ids: Collection[int] = (), *sessions: Path) -> I
         yield server
 
 
+@contextlib.contextmanager
+def llama_http(folder: Path, file: Path, slots: int, context: int, threads: int) -> Iterator[HttpProcess]:
+    """xllamacpp's own HTTP server with the model `llm`, ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.peers.llama_http", str(file)]
+    command += [str(number) for number in (port, slots, context, threads)]
+    with HttpProcess(command, folder / "llama_http.log", port) as server:
+        server.wait("/health")
+        yield server
+
+
 def bare_app_starting(folder: Path, core_ids: Collection[int] = (), *sessions: Path) -> HttpProcess:
     """The same, not waited for."""
     port = free_port()

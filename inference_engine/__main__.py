@@ -13,6 +13,7 @@ from inference_engine.core.version import __version__
 if TYPE_CHECKING:
     from inference_engine.bootstrap import CommandComposition
     from inference_engine.core.settings import Origins, Settings
+    from inference_engine.domain.choices import ChoiceStore
     from inference_engine.domain.hardware import Hardware
     from inference_engine.domain.model import Manifest
     from inference_engine.domain.ports import ModelRepository, RuntimeInfo
@@ -43,6 +44,9 @@ class _Later:
 
     def runtimes(self) -> Sequence[RuntimeInfo]:
         return self._now().runtimes()
+
+    def choices(self, settings: Settings) -> ChoiceStore:
+        return self._now().choices(settings)
 
     def hardware(self) -> Hardware:
         return self._now().hardware()

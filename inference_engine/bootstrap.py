@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +17,28 @@ from inference_engine.adapters import python_api
 from inference_engine.core import logging
 from inference_engine.core.settings import Origins, Settings
 from inference_engine.core.version import __version__
+from inference_engine.domain.choices import ChoiceStore
 from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
+from inference_engine.domain.model_store import ModelSource, RemoteFile, RemoteModel, RemoteName
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
+from inference_engine.infra.choices_file import ChoicesFile
 from inference_engine.infra.executors.environment import RunnerEnvironment
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
+from inference_engine.infra.model_facts import FileFacts
+from inference_engine.infra.model_store.depot import FolderDepot
 from inference_engine.infra.native_build import NativeBuild
 from inference_engine.infra.pipeline.runtime import create_runtime
 from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.routes_file import RoutesFile
 from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
+from inference_engine.services.access import AccessService
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService
 from inference_engine.services.reuse import ReuseService
 
@@ -60,7 +67,7 @@ class Application:
         self.clock = clock
         self.telemetry = PrometheusTelemetry(__version__)
         self.catalog = EntryPointCatalog()
-        self.repository = repository or FolderRepository(model_roots(settings))
+        self.repository = repository or FolderRepository(model_roots(settings), settings.pulled_models)
         self.models = ModelService(
             self.repository,
             executors
@@ -69,6 +76,8 @@ class Application:
                 clock,
                 self.telemetry.restart,
                 Supervision(),
+                self.catalog,
+                ChoicesFile(settings.state_dir),
                 RunnerEnvironment(settings.state_dir, native_build(settings).active_folder),
             ),
             routes or RoutesFile(settings.state_dir),
@@ -86,6 +95,10 @@ class Application:
         )
         self.telemetry.watch_cache(reuse.stats)
         self.inference = InferenceService(self.models, self.telemetry, clock, reuse)
+        self.access = AccessService(settings.api_keys, settings.api_key_header, model_changes=settings.model_changes)
+
+        depot = FolderDepot(settings.pulled_models)
+        self.store = ModelStore(self.models, depot, _LaterSources(settings, depot), self.access.permit_model_changes)
 
     def system(self) -> dict[str, Any]:
         """This machine and this process as plain values, measured now."""
@@ -103,10 +116,36 @@ class Application:
         }
 
 
+class _LaterSources:
+    """A `ModelSource`, imported when the first model is pulled: a server starts without an HTTP client."""
+
+    def __init__(self, settings: Settings, depot: FolderDepot) -> None:
+        self._settings = settings
+        self._depot = depot
+
+    @cached_property
+    def _now(self) -> ModelSource:
+        from inference_engine.infra.model_store.sources import Sources
+
+        return Sources(
+            self._depot,
+            __version__,
+            registry=self._settings.ollama_registry,
+            hub=self._settings.hf_endpoint,
+            hub_token=self._settings.hf_token,
+            others=self._settings.pull_origins,
+        )
+
+    async def find(self, name: RemoteName) -> RemoteModel:
+        return await self._now.find(name)
+
+    def fetch(self, file: RemoteFile) -> AsyncGenerator[int]:
+        return self._now.fetch(file)
+
+
 def http_app(application: Application) -> tuple[Edge, HealthService, JobService]:
     """The ASGI application over the services, the health it reports, and the jobs it takes."""
     from inference_engine.adapters.http.app import create_app
-    from inference_engine.services.access import AccessService
     from inference_engine.services.health import HealthService
 
     settings = application.settings
@@ -116,7 +155,9 @@ def http_app(application: Application) -> tuple[Edge, HealthService, JobService]
         settings,
         application.models,
         application.inference,
-        AccessService(settings.api_keys, settings.api_key_header),
+        application.store,
+        FileFacts(),
+        application.access,
         health,
         application.telemetry.exposition,
         application.system,
@@ -165,15 +206,20 @@ def serve(settings: Settings) -> None:
     """
     from inference_engine.adapters.http.serving import run_server
 
-    logging.configure(settings.log_level, settings.log_format, settings.api_keys)
+    logging.configure(settings.log_level, settings.log_format, _secrets(settings))
     application = Application(settings)
     app, health, jobs = http_app(application)
     run_server(app, settings, application.models, health, jobs, __version__)
 
 
+def _secrets(settings: Settings) -> tuple[str, ...]:
+    return (*settings.api_keys, settings.hf_token) if settings.hf_token else settings.api_keys
+
+
 def model_roots(settings: Settings) -> tuple[Path, ...]:
     """The folders that are searched for models, the built-in ones last so that an operator's model wins."""
-    return (*settings.models, BUILTIN_MODELS) if settings.builtin_models else settings.models
+    roots = settings.models or (settings.pulled_models,)
+    return (*roots, BUILTIN_MODELS) if settings.builtin_models else roots
 
 
 def native_build(settings: Settings) -> NativeBuild:
@@ -193,15 +239,18 @@ class CommandComposition:
         serve(settings)
 
     def engine(self, settings: Settings) -> python_api.Engine:
-        logging.configure("error", settings.log_format, settings.api_keys)
+        logging.configure("error", settings.log_format, _secrets(settings))
         return python_api.Engine(lambda: open_async_engine(settings))
 
     def repository(self, settings: Settings) -> ModelRepository:
-        return FolderRepository(model_roots(settings))
+        return FolderRepository(model_roots(settings), settings.pulled_models)
 
     def runtimes(self) -> Sequence[RuntimeInfo]:
         catalog = EntryPointCatalog()
         return [catalog.describe(name) for name in catalog.names()]
+
+    def choices(self, settings: Settings) -> ChoiceStore:
+        return ChoicesFile(settings.state_dir)
 
     def native_build(self, settings: Settings) -> NativeBuild:
         return native_build(settings)
@@ -222,7 +271,7 @@ def read_settings(flags: Mapping[str, object] | None = None) -> Settings:
 def open_async_engine(settings: Settings) -> python_api.AsyncEngine:
     """A not yet entered `AsyncEngine` over the models of `settings`."""
     application = Application(settings)
-    return python_api.AsyncEngine(application.models, application.inference)
+    return python_api.AsyncEngine(application.models, application.inference, application.store)
 
 
 class AsyncEngine(python_api.AsyncEngine):
@@ -231,7 +280,7 @@ class AsyncEngine(python_api.AsyncEngine):
     def __init__(self, **settings: Any) -> None:
         logging.as_library()
         application = Application(read_settings(_listed(settings)))
-        super().__init__(application.models, application.inference)
+        super().__init__(application.models, application.inference, application.store)
 
 
 class Engine(python_api.Engine):

@@ -8,14 +8,19 @@ Give a `ModelService` a `FakeRepository(manifest("echo", signature=ECHO_SIGNATUR
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from inference_engine.domain.errors import EngineError, InvalidTensor, UnsupportedTask
+from inference_engine.domain.errors import EngineError, InvalidRequest, InvalidTensor, ModelNotFound, UnsupportedTask
+from inference_engine.domain.facts import ModelFacts
 from inference_engine.domain.model import Manifest, ModelRef, Signature, TensorSpec
+from inference_engine.domain.model_store import Recipe, RemoteFile, RemoteModel, RemoteName
 from inference_engine.domain.ports import (
     BatchResult,
     BrokenModel,
@@ -71,6 +76,112 @@ class FakeRepository:
         error = self.refuse.get(model.manifest.ref)
         if error is not None:
             raise error
+
+
+class FakeFacts:
+    """`FactsReader` that knows what manifests say."""
+
+    def read(self, model: StoredModel) -> ModelFacts:
+        digest = hashlib.sha256(str(model.manifest.ref).encode()).hexdigest()
+        return ModelFacts(digest, datetime(2026, 1, 1, tzinfo=UTC), "fake", "fake", 1_500_000, "F32", 4096, "TEMPLATE")
+
+
+class FakeDepot:
+    """`ModelDepot` in memory: what is installed appears in `repository`. `blobs` are contents by digest."""
+
+    def __init__(self, repository: FakeRepository) -> None:
+        self.repository = repository
+        self.blobs: dict[str, bytes] = {}
+        self.recipes: list[Recipe] = []
+
+    def check_writable(self) -> None: ...
+
+    def has_blob(self, digest: str) -> bool:
+        return digest in self.blobs
+
+    def open_upload(self, digest: str, size_bytes: int | None) -> FakeUpload:
+        return FakeUpload(self, digest)
+
+    def prepare(self, recipe: Recipe) -> FakePrepared:
+        self.recipes.append(recipe)
+        for name, digest in recipe.files.items():
+            if digest not in self.blobs:
+                raise InvalidRequest(f"the file {name!r} with {digest} is not here: upload it first", param="files")
+        base = recipe.base.manifest if recipe.base else manifest("new")
+        made = msgspec.structs.replace(base, name=recipe.ref.name, version=recipe.ref.version)
+        return FakePrepared(self.repository, made)
+
+    def check_owned(self, model: StoredModel) -> None: ...
+
+    def remove(self, model: StoredModel) -> None:
+        self.repository.models.remove(model.manifest)
+
+    def prune(self) -> None: ...
+
+
+class FakePrepared:
+    """`Prepared` of a `FakeDepot`."""
+
+    def __init__(self, repository: FakeRepository, made: Manifest) -> None:
+        self.notes: list[str] = []
+        self._repository = repository
+        self._made = made
+
+    def put_in_place(self) -> None:
+        others = [model for model in self._repository.models if model.ref != self._made.ref]
+        self._repository.models = [*others, self._made]
+
+    def close(self) -> None: ...
+
+
+class FakeUpload:
+    """`Upload` into a `FakeDepot`."""
+
+    def __init__(self, depot: FakeDepot, digest: str) -> None:
+        self._depot = depot
+        self._digest = digest
+        self._data = b""
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def commit(self) -> None:
+        actual = f"sha256:{hashlib.sha256(self._data).hexdigest()}"
+        if actual != self._digest:
+            raise InvalidRequest(f"the file has the digest {actual}, not {self._digest}", param="digest")
+        self._depot.blobs[actual] = self._data
+
+    def close(self) -> None: ...
+
+
+class FakeSource:
+    """`ModelSource` with the `models` that were put into it by full name (`tiny:latest`), each a file's content.
+
+    A fetch stops in the middle until `go` is set.
+    """
+
+    def __init__(self, depot: FakeDepot) -> None:
+        self.models: dict[str, bytes] = {}
+        self.go = asyncio.Event()
+        self.go.set()
+        self.waiting = asyncio.Event()
+        self.fetched: list[str] = []
+        self._depot = depot
+
+    async def find(self, name: RemoteName) -> RemoteModel:
+        if str(name) not in self.models:
+            raise ModelNotFound(f"model {name} is not found: check the name and the tag", param="model")
+        data = self.models[str(name)]
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        return RemoteModel((RemoteFile("model.gguf", digest, len(data), str(name)),))
+
+    async def fetch(self, file: RemoteFile) -> AsyncGenerator[int]:
+        self.fetched.append(file.url)
+        yield 0
+        self.waiting.set()
+        await self.go.wait()
+        self._depot.blobs[file.digest] = self.models[file.url]
+        yield file.size_bytes
 
 
 class FakeRoutes:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -17,23 +18,29 @@ import numpy as np
 
 from inference_engine.adapters.python_arguments import Messages, as_arrays, audio_bytes, generation_request
 from inference_engine.domain.answers import Answer
-from inference_engine.domain.model import Manifest
+from inference_engine.domain.errors import InvalidRequest
+from inference_engine.domain.model import Manifest, ModelRef
+from inference_engine.domain.model_store import Changes, Progress
 from inference_engine.domain.requests import Call, Embed, Generate, Predict, Principal, Rerank, Sampling, Transcribe
 from inference_engine.domain.results import Delta, Embeddings, Prediction, Ranking, Served, TextDelta, Usage
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService, ModelStatus
 
 Result = TypeVar("Result")
 _LOCAL = Principal(tenant="default", key_id="local")
+_CHUNK_BYTES = 1 << 20
+_SAMPLING_FIELDS = frozenset(Sampling.__struct_fields__)
 
 
 class AsyncEngine:
     """Models in this process, for asyncio programs: `async with AsyncEngine(...) as engine`."""
 
-    def __init__(self, models: ModelService, inference: InferenceService) -> None:
+    def __init__(self, models: ModelService, inference: InferenceService, store: ModelStore) -> None:
         self._models = models
         self._inference = inference
+        self._store = store
         self._ids = itertools.count(1)
 
     async def __aenter__(self) -> Self:
@@ -136,12 +143,72 @@ class AsyncEngine:
         """The token ids of a conversation or a prompt, as the model would see them."""
         return await self._inference.tokenize(target, generation_request(messages, prompt, {}), self._call())
 
+    async def pull(self, name: str) -> AsyncGenerator[Progress]:
+        """Fetch a model from a registry or hub; see docs/model-store.md. Raises what `ModelStore.pull` raises."""
+        async with aclosing(self._store.pull(name, _LOCAL)) as steps:
+            async for step in steps:
+                yield step
+
+    async def create(
+        self,
+        name: str,
+        *,
+        base: str | None = None,
+        files: Sequence[Path | str] = (),
+        adapters: Sequence[Path | str] = (),
+        changes: Changes | None = None,
+    ) -> AsyncGenerator[Progress]:
+        """Make a model from another one, or from GGUF files of this machine. Raises what `ModelStore.create` raises."""
+        names, adapter_names = [await self._taken_in(list(map(Path, paths))) for paths in (files, adapters)]
+        created = self._store.create(
+            name, _LOCAL, base=base, files=names, adapters=adapter_names, changes=changes or Changes()
+        )
+        async with aclosing(created) as steps:
+            async for step in steps:
+                yield step
+
+    async def _taken_in(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Put files into the store; their digests by name."""
+        digests: dict[str, str] = {}
+        for path in paths:
+            digest, size = await asyncio.to_thread(_digest_and_size, path)
+            if not await self._store.has_blob(digest):
+                async with aclosing(_chunks(path)) as chunks:
+                    await self._store.put_blob(digest, size, chunks, _LOCAL)
+            digests[path.name] = digest
+        return digests
+
+    async def copy(self, source: str, destination: str) -> ModelRef:
+        """Give a model a second name. Raises what `ModelStore.copy` raises."""
+        return await self._store.copy(source, destination, _LOCAL)
+
+    async def delete(self, target: str) -> ModelRef:
+        """Delete a model; the reference it had. Raises what `ModelStore.delete` raises."""
+        ref = self._models.resolve(target).ref
+        await self._store.delete(ref, _LOCAL)
+        return ref
+
     def served(self, target: str) -> Served:
         """Which exact model answers to `target` now, and by which rule."""
         return self._models.resolve(target)
 
     def _call(self) -> Call:
         return Call(id=f"local-{next(self._ids)}", principal=_LOCAL)
+
+
+def _digest_and_size(path: Path) -> tuple[str, int]:
+    """Raises `InvalidRequest` when the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", path.stat().st_size
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}", param="files") from None
+
+
+async def _chunks(path: Path) -> AsyncGenerator[bytes]:
+    with path.open("rb") as file:
+        while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
+            yield chunk
 
 
 class Engine:
@@ -211,6 +278,40 @@ class Engine:
     def unload(self, target: str) -> int:
         """See `AsyncEngine.unload`."""
         return self._wait(self._engine.unload(target))
+
+    def pull(self, name: str) -> Iterator[Progress]:
+        """See `AsyncEngine.pull`."""
+        return self._each(self._engine.pull(name))
+
+    def create(
+        self,
+        name: str,
+        *,
+        base: str | None = None,
+        files: Sequence[Path | str] = (),
+        adapters: Sequence[Path | str] = (),
+        changes: Changes | None = None,
+    ) -> Iterator[Progress]:
+        """See `AsyncEngine.create`."""
+        return self._each(self._engine.create(name, base=base, files=files, adapters=adapters, changes=changes))
+
+    def _each(self, steps: AsyncGenerator[Progress]) -> Iterator[Progress]:
+        async def following() -> Progress | None:
+            return await anext(steps, None)
+
+        try:
+            while (step := self._wait(following())) is not None:
+                yield step
+        finally:
+            self._wait(steps.aclose())
+
+    def copy(self, source: str, destination: str) -> ModelRef:
+        """See `AsyncEngine.copy`."""
+        return self._wait(self._engine.copy(source, destination))
+
+    def delete(self, target: str) -> ModelRef:
+        """See `AsyncEngine.delete`."""
+        return self._wait(self._engine.delete(target))
 
     def predict(self, target: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Output tensors by name; see `AsyncEngine.predict`."""

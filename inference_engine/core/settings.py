@@ -25,6 +25,7 @@ LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 LogFormat = Literal["auto", "json", "console"]
 Key = Annotated[str, Meta(pattern=r"^[\x21-\x2b\x2d-\x7e]+$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
+Base = Annotated[str, Meta(pattern=r"^https?://[^/\s]+$")]
 Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -40,6 +41,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     models: tuple[Path, ...] = ()
     builtin_models: bool = True
     default_model: str | None = None
+    model_changes: bool = True
+    ollama_registry: Base = "https://registry.ollama.ai"
+    hf_endpoint: Base = "https://huggingface.co"
+    hf_token: Annotated[str, Meta(pattern=r"^[\x21-\x7e]*$")] = ""
+    pull_origins: tuple[Base, ...] = ()
     state_dir: Path = Path()
     api_keys: tuple[Key, ...] = ()
     api_keys_file: Path | None = None
@@ -86,7 +92,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     def shown(self) -> dict[str, Any]:
         """Plain values to print; secrets are masked."""
         values = {name: _plain(getattr(self, name)) for name in self.__struct_fields__}
-        return values | {"api_keys": ["***"] * len(self.api_keys)}
+        return values | {"api_keys": ["***"] * len(self.api_keys), "hf_token": "***" if self.hf_token else ""}
+
+    @property
+    def pulled_models(self) -> Path:
+        """The folder that models are pulled and created into: the first of `models`, else one of our own."""
+        return self.models[0] if self.models else self.state_dir / "models"
 
     def __repr__(self) -> str:
         return f"Settings({self.shown()})"
@@ -117,6 +128,8 @@ SEED_VARIABLES: dict[str, str] = {
     "API_KEYS": "api_keys",
     "API_KEY_HEADER": "api_key_header",
     "INFERENCE_TIMEOUT_MS": "request_timeout_s",
+    "HF_ENDPOINT": "hf_endpoint",
+    "HF_TOKEN": "hf_token",
     "LOG_LEVEL": "log_level",
     "LOG_FORMAT": "log_format",
 }
@@ -236,6 +249,8 @@ def _decode(name: str, given: _Given, home: Path) -> Any:
         return msgspec.convert(_spelled(name, given), kind, strict=not given.text, dec_hook=path)
     except (msgspec.ValidationError, ValueError) as error:
         keys, problem, _ = split_problem(msgspec.ValidationError(str(error)))
+    if name == "hf_token":
+        raise SettingsError(f"{given.place}: hf_token is printable ASCII without spaces")
     if name.startswith("api_keys"):
         raise SettingsError(f"{given.place}: {name + dotted(keys)}: keys are printable ASCII without spaces or commas")
     if get_args(kind) and all(isinstance(word, str) for word in get_args(kind)):

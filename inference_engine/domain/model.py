@@ -88,6 +88,27 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: bool | None = None
 
 
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message that a conversation starts with."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every chat with the model starts from.
+
+    `system` is for chats that bring no system message, `messages` come before the client's own. `stop` strings and
+    `max_tokens` are for requests that set none, `adapter` answers where the target names none.
+    """
+
+    system: str = ""
+    messages: tuple[Turn, ...] = ()
+    stop: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    adapter: str | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`model.yaml`: everything the engine knows of a model before it is loaded."""
 
@@ -101,6 +122,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pipeline: PipelineSpec = PipelineSpec()
     execution: Execution = Execution()
     options: dict[str, Any] = {}
+    conversation: Conversation = Conversation()
     tags: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     licence: str = ""

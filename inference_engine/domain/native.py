@@ -10,8 +10,7 @@ import msgspec
 class NativeStatus(msgspec.Struct, frozen=True):
     """`active` is used by runners; `stale` was built for another version or machine and is left alone.
 
-    `features` are the processor's instruction sets that the portable library leaves unused. `prefill_gain` and
-    `decode_gain` are the speeds measured right after the build, divided by the portable library's; 0 when not known.
+    `features` are the processor's instruction sets that the portable library leaves unused.
     """
 
     state: Literal["absent", "stale", "active"]
@@ -19,5 +18,3 @@ class NativeStatus(msgspec.Struct, frozen=True):
     version: str = ""
     reason: str = ""
     features: tuple[str, ...] = ()
-    prefill_gain: float = 0.0
-    decode_gain: float = 0.0

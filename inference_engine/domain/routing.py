@@ -24,7 +24,12 @@ class Route(msgspec.Struct, frozen=True):
 
 
 def version_key(version: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key in which `10` follows `9` and `1.10` follows `1.9`; words sort before numbers."""
+    """Sort key in which `10` follows `9` and `1.10` follows `1.9`; words sort before numbers.
+
+    The word `latest` comes after everything: who calls a version so means it.
+    """
+    if version == "latest":
+        return ((2, 0),)
     parts = re.findall(r"\d+|[^\d.]+", version)
     return tuple((1, int(part)) if part.isdigit() else (0, part) for part in parts)
 

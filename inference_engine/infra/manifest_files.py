@@ -18,7 +18,16 @@ from inference_engine.core.yaml_source import (
     suggestion,
 )
 from inference_engine.domain.errors import InvalidManifest, InvalidRequest
-from inference_engine.domain.model import Execution, Manifest, PipelineSpec, Signature, TensorSpec, check_name
+from inference_engine.domain.model import (
+    Conversation,
+    Execution,
+    Manifest,
+    PipelineSpec,
+    Signature,
+    TensorSpec,
+    Turn,
+    check_name,
+)
 
 MANIFEST_NAME = "model.yaml"
 DTYPES = (
@@ -33,6 +42,8 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "inputs": TensorSpec,
     "outputs": TensorSpec,
     "pipeline": PipelineSpec,
+    "conversation": Conversation,
+    "messages": Turn,
 }
 _LEAST: dict[str, float] = {
     "instances": 1,
@@ -65,6 +76,7 @@ def read_manifest(file: Path, name: str, version: str) -> Manifest:
     checks.identity(manifest, name, version)
     checks.files(manifest)
     checks.execution(manifest.execution)
+    checks.conversation(manifest.conversation)
     checks.signature(manifest.signature)
     checks.pipeline(manifest.pipeline)
     return manifest
@@ -161,6 +173,12 @@ class _Checks:
             value = getattr(execution, field)
             if value is not None and not value >= least:
                 raise self.fail(("execution", field), f"is {value}, it must be at least {least:g}")
+
+    def conversation(self, conversation: Conversation) -> None:
+        if not all(conversation.stop):
+            raise self.fail(("conversation", "stop"), "holds an empty text: leave it out")
+        if conversation.max_tokens is not None and conversation.max_tokens < 1:
+            raise self.fail(("conversation", "max_tokens"), f"is {conversation.max_tokens}, it must be at least 1")
 
     def signature(self, signature: Signature | None) -> None:
         if signature is None:

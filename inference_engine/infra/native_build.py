@@ -57,8 +57,6 @@ class _Stamp(msgspec.Struct):
 
     version: str
     machine: str
-    prefill_gain: float
-    decode_gain: float
 
 
 class NativeBuild:
@@ -90,8 +88,6 @@ class NativeBuild:
             stamp.version,
             problem,
             features,
-            stamp.prefill_gain,
-            stamp.decode_gain,
         )
 
     def remove(self) -> bool:
@@ -171,12 +167,7 @@ class NativeBuild:
         difference = _difference(theirs["answers"], ours["answers"])
         if difference:
             raise ModelError(f"the build is not used, its answers differ from the wheel's: {difference}")
-        return _Stamp(
-            ours["version"],
-            machine(),
-            round(theirs["prefill_s"] / ours["prefill_s"], 2),
-            round(theirs["decode_s"] / ours["decode_s"], 2),
-        )
+        return _Stamp(ours["version"], machine())
 
     def _checked(self, first: Path | None) -> dict[str, Any]:
         command = [sys.executable, "-m", "inference_engine.infra.native_check"]

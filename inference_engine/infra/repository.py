@@ -33,14 +33,17 @@ _CHUNK_BYTES = 1 << 20
 class FolderRepository:
     """A `ModelRepository` over folders. Of two models with one name and version, the one in the earlier root wins."""
 
-    def __init__(self, roots: Iterable[Path]) -> None:
+    def __init__(self, roots: Iterable[Path], later: Path | None = None) -> None:
+        """`later` is a root that need not exist yet."""
         self._roots = tuple(roots)
+        self._later = later
         self._digests: dict[tuple[str, int, int], str] = {}
 
     def scan(self) -> tuple[list[StoredModel], list[BrokenModel]]:
         models: dict[tuple[str, str], StoredModel] = {}
         broken: list[BrokenModel] = []
-        for found in (found for root in self._roots for found in _scan_root(root)):
+        roots = [root for root in self._roots if root != self._later or root.is_dir()]
+        for found in (found for root in roots for found in _scan_root(root)):
             if isinstance(found, BrokenModel):
                 broken.append(found)
                 continue
@@ -256,6 +259,17 @@ def _shards(file: Path) -> list[Path]:
         return parts
     beside = (file.with_name(file.name + end) for end in ("_data", ".data"))
     return [file, *(part for part in beside if part.is_file())]
+
+
+def artifact_files(file: Path) -> list[Path]:
+    """All files of the adopted model whose first file is `file`. Raises `ModelLoadFailed` when a part is missing."""
+    return _shards(file)
+
+
+def shard_index(name: str) -> int | None:
+    """Which part of a GGUF in several parts a file is, counted from 1; None for a file that is whole."""
+    shard = _SHARD.fullmatch(name)
+    return int(shard["index"]) if shard else None
 
 
 def _foreign(files: list[Path]) -> list[Path]:

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 
-from inference_engine.domain.errors import Unauthenticated
+from inference_engine.domain.errors import Forbidden, Unauthenticated
 from inference_engine.domain.requests import Principal
 
 LOCAL = Principal("default", "local")
@@ -17,7 +17,10 @@ _BEARER = b"bearer "
 class AccessService:
     """Checks API keys. The secrets themselves are forgotten at once; their SHA-256 digests are kept."""
 
-    def __init__(self, api_keys: tuple[str, ...] = (), header: str = "X-API-Key") -> None:
+    def __init__(
+        self, api_keys: tuple[str, ...] = (), header: str = "X-API-Key", *, model_changes: bool = True
+    ) -> None:
+        self._model_changes = model_changes
         self._header = header.lower().encode("latin-1")
         self._header_name = header
         self._keys = [
@@ -50,6 +53,15 @@ class AccessService:
         if found is None:
             raise Unauthenticated("the API key is not known to this server: check it, or ask its operator for one")
         return found
+
+    def permit_model_changes(self, principal: Principal) -> None:
+        """Whether this principal may pull, create, copy and delete models.
+
+        Raises:
+            Forbidden: model changes are switched off, or the request came past `authenticate`.
+        """
+        if not self._model_changes or not principal.key_id:
+            raise Forbidden("this server's models cannot be changed through its API: see the setting model_changes")
 
     def _secret(self, headers: Mapping[bytes, bytes]) -> bytes | None:
         bearer = headers.get(b"authorization", b"")

@@ -18,6 +18,7 @@ from inference_engine.domain.results import Delta, Done, Embeddings, Prediction,
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
 from inference_engine.services.checks import check_generation, check_kind, checked_rows, kind_of
+from inference_engine.services.conversation import opened
 from inference_engine.services.equality import (
     DELTAS,
     OUTPUTS,
@@ -200,6 +201,7 @@ class InferenceService:
         check_generate(request)
         served = self._models.resolve(target)
         async with self._models.lease(served.ref) as live:
+            request = opened(request, live.manifest.conversation)
             check_generation(live, request)
             return await live.executor.tokenize(request)
 
@@ -226,6 +228,7 @@ class InferenceService:
         """What the model answers, with its tokens counted."""
         first_s: float | None = None
         async with self._models.lease(served.ref) as live:
+            request = opened(request, live.manifest.conversation)
             check_generation(live, request)
             async with aclosing(_choices(live, request, call, self._clock)) as deltas:
                 async for delta in deltas:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,7 +42,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """One model as people and tools see it. Byte counts are measured; times are UTC. `adapters` of a loaded one."""
+    """One model as people and tools see it. Byte counts are measured; times are UTC.
+
+    `adapters` and `details` are what the runtime says of a loaded one, `details` for people.
+    """
 
     name: str
     version: str
@@ -57,6 +61,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     restarts: int
     loaded_at: datetime | None
     last_used_at: datetime | None
+    expires_at: datetime | None
     error: Problem | None
     description: str
     licence: str
@@ -67,6 +72,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     routes: tuple[str, ...]
     adapters: tuple[str, ...] = ()
     gauges: Mapping[str, float] = {}
+    details: dict[str, Any] = {}
 
 
 class LiveModel:
@@ -110,6 +116,14 @@ class _Entry:
         self.loaded_at: datetime | None = None
         self.used = False
         self.used_s = 0.0
+        self.keep_alive_s: float | None = None
+
+    @property
+    def idle_limit_s(self) -> float | None:
+        """How long it stays loaded without a request; None for ever. A pinned model stays whatever is asked."""
+        execution = self.stored.manifest.execution
+        limit = execution.keep_alive_s if self.keep_alive_s is None else self.keep_alive_s
+        return None if execution.pin or limit < 0 else limit
 
 
 class Lease:
@@ -150,6 +164,8 @@ class Lease:
             entry.used_s = self._models.clock()
             entry.used = True
             entry.idle.set()
+            if entry.keep_alive_s == 0:
+                self._models.unload_when_idle(entry)
 
     async def __aenter__(self) -> LiveModel:
         await self.make_ready()
@@ -184,6 +200,7 @@ class ModelService:
         self._closing = False
         self._reaper: asyncio.Task[None] | None = None
         self._unloaded: list[Callable[[ModelRef], object]] = []
+        self._unloading: set[asyncio.Task[None]] = set()
 
     # -- what exists ---------------------------------------------------------------------------------------------
 
@@ -265,6 +282,7 @@ class ModelService:
             restarts=running.restarts if running else 0,
             loaded_at=entry.loaded_at,
             last_used_at=datetime.now(UTC) - timedelta(seconds=self.clock() - entry.used_s) if entry.used else None,
+            expires_at=self._expires_at(entry),
             error=_problem(entry),
             description=manifest.description,
             licence=manifest.licence,
@@ -275,7 +293,16 @@ class ModelService:
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
             adapters=entry.live.loaded.adapters if entry.live else adapter_names(manifest),
             gauges=running.gauges if running else {},
+            details=entry.live.loaded.details if entry.live else {},
         )
+
+    def _expires_at(self, entry: _Entry) -> datetime | None:
+        """When it will be unloaded if nobody asks again; None while it is not loaded, or stays for ever."""
+        limit = entry.idle_limit_s
+        if entry.live is None or limit is None:
+            return None
+        since = self.clock() if entry.in_flight else entry.used_s
+        return datetime.now(UTC) + timedelta(seconds=since + limit - self.clock())
 
     def _entry(self, ref: ModelRef) -> _Entry:
         entry = self._entries.get(ref)
@@ -301,6 +328,46 @@ class ModelService:
             await self.make_ready(entry)
         return self.status(ref)
 
+    async def ready(self, ref: ModelRef) -> Loaded:
+        """Load it if it is not, and say what it can do. A load that has just failed is not tried again.
+
+        Raises:
+            ModelNotFound; ModelError: why it cannot be loaded. ShuttingDown.
+        """
+        entry = self._entry(ref)
+        while entry.live is None or entry.draining:
+            await self.make_ready(entry)
+        return entry.live.loaded
+
+    def loaded(self, ref: ModelRef) -> Loaded | None:
+        """What the loaded model can do, None while it is not loaded. Raises `ModelNotFound`."""
+        live = self._entry(ref).live
+        return live.loaded if live else None
+
+    def keep_alive(self, ref: ModelRef, seconds: float) -> None:
+        """Replace the manifest's `keep_alive_s` until it is unloaded; below 0 for ever, 0 unloads after this use.
+
+        A pinned model stays loaded all the same. Nothing happens for a model that has gone.
+        """
+        entry = self._entries.get(ref)
+        if entry is None:
+            return
+        entry.keep_alive_s = seconds
+        if seconds == 0 and entry.in_flight == 0:
+            self.unload_when_idle(entry)
+
+    def unload_when_idle(self, entry: _Entry) -> None:
+        """Unload in the background, unless somebody asks for it before."""
+        if entry.live is not None and entry.idle_limit_s == 0 and not self._closing:
+            task = asyncio.get_running_loop().create_task(self._unload_unused(entry))
+            self._unloading.add(task)
+            task.add_done_callback(self._unloading.discard)
+
+    async def _unload_unused(self, entry: _Entry) -> None:
+        async with entry.changing:
+            if entry.in_flight == 0 and entry.idle_limit_s == 0:
+                await self._end(entry)
+
     async def make_ready(self, entry: _Entry) -> None:
         """Load once however many ask; the load goes on when the one who asked first has gone."""
         if self._closing:
@@ -315,6 +382,8 @@ class ModelService:
     async def _load(self, entry: _Entry) -> LiveModel:
         try:
             async with entry.changing:
+                if self._entries.get(entry.stored.manifest.ref) is not entry:
+                    raise ModelNotFound(f"model {entry.stored.manifest.ref} was deleted", param="model")
                 if entry.live is None:
                     entry.live = await self._start(entry.stored)
                     entry.loaded_at = datetime.now(UTC)
@@ -356,6 +425,27 @@ class ModelService:
         async with entry.changing:
             return await self._end(entry)
 
+    @asynccontextmanager
+    async def replacing(self, ref: ModelRef) -> AsyncGenerator[None]:
+        """Hold a model unloaded while its files change, then read the repository again.
+
+        Work in flight is finished first; requests that come meanwhile wait, and get what is there afterwards.
+        """
+        while True:
+            entry = self._entries.get(ref)
+            if entry is None:
+                yield
+                self.refresh()
+                return
+            async with entry.changing:
+                if self._entries.get(ref) is entry:
+                    await self._end(entry)
+                    try:
+                        yield
+                    finally:
+                        self.refresh()
+                    return
+
     async def _end(self, entry: _Entry) -> int:
         live = entry.live
         entry.failure = None
@@ -375,6 +465,7 @@ class ModelService:
             entry.loaded_at = None
             for act in self._unloaded:
                 act(entry.stored.manifest.ref)
+            entry.keep_alive_s = None
         _log.info("model unloaded", model=str(entry.stored.manifest.ref), memory_returned_bytes=before)
         return before
 
@@ -397,16 +488,16 @@ class ModelService:
         if self._reaper:
             self._reaper.cancel()
         loading = [entry.loading for entry in self._entries.values() if entry.loading]
-        await asyncio.gather(*loading, return_exceptions=True)
+        await asyncio.gather(*loading, *self._unloading, return_exceptions=True)
         await asyncio.gather(*(self.unload(ref) for ref in list(self._entries)))
 
     async def _unload_idle(self) -> None:
         while True:
             await asyncio.sleep(5)
             for ref, entry in list(self._entries.items()):
-                execution = entry.stored.manifest.execution
-                kept = execution.pin or execution.keep_alive_s < 0 or entry.in_flight > 0
-                if entry.live and not kept and self.clock() - entry.used_s > execution.keep_alive_s:
+                limit = entry.idle_limit_s
+                idle = entry.live is not None and entry.in_flight == 0
+                if idle and limit is not None and self.clock() - entry.used_s > limit:
                     await self.unload(ref)
 
 

@@ -12,15 +12,17 @@ import httpx
 import msgspec
 import numpy as np
 
-from inference_engine.adapters.cli.client import ModelView
+from inference_engine.adapters.cli.client import ModelView, Step
 from inference_engine.core.settings import Origins, Settings
 from inference_engine.domain.answers import Answer
-from inference_engine.domain.errors import EngineError, InvalidTensor, ModelNotFound, UnsupportedTask
+from inference_engine.domain.errors import EngineError, InvalidTensor, ModelNotFound, Unavailable, UnsupportedTask
 from inference_engine.domain.hardware import Cpu, Hardware, Memory
 from inference_engine.domain.model import Manifest, ModelRef
+from inference_engine.domain.model_store import Changes
 from inference_engine.domain.native import NativeStatus
 from inference_engine.domain.ports import BrokenModel, RuntimeInfo, StoredModel
 from inference_engine.domain.results import Embeddings, Ranking, SegmentDelta, Served, TextDelta, Usage
+from inference_engine.infra.choices_file import ChoicesFile
 
 IRIS = {"inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 4]}], "outputs": []}
 
@@ -56,6 +58,8 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.loaded: set[str] = set()
+        self.made: list[tuple[str, dict[str, Any]]] = []
+        self.deleted: list[str] = []
         self.asked: list[tuple[list[dict[str, str]], dict[str, Any]]] = []
         self.stop_after: int | None = None
         self.streams: list[FakeStream] = []
@@ -110,6 +114,26 @@ class FakeEngine:
         self.streams.append(FakeStream(["You ", "said: ", messages[-1]["content"]], self.stop_after))
         return self.streams[-1]
 
+    def pull(self, name: str) -> Iterator[Step]:
+        if name == "nobody":
+            raise ModelNotFound("model nobody is not found: check the name and the tag")
+        yield Step("pulling manifest")
+        yield Step("pulling abc", "sha256:abc", 10, 4)
+        if name == "broken":
+            raise Unavailable("the registry broke off")
+        yield Step("pulling abc", "sha256:abc", 10, 10)
+        yield Step("success")
+
+    def create(self, name: str, **what: Any) -> Iterator[Step]:
+        self.made.append((name, what))
+        yield Step("success")
+
+    def copy(self, source: str, destination: str) -> None:
+        self.made.append((destination, {"base": self._status(source).name}))
+
+    def delete(self, target: str) -> None:
+        self.deleted.append(self._status(target).name)
+
     def embed(self, target: str, texts: Sequence[str], *, dimensions: int | None = None) -> Embeddings:
         vectors = np.array([[len(text), text.count(" ") + 1, 1, 0, 0.5] for text in texts], np.float32)
         return Embeddings(vectors[:, :dimensions], 7, self._served(target))
@@ -161,7 +185,7 @@ class FakeNative:
             raise self.fail
         for share in (0.0, 0.01, 0.5, 0.51, 1.0):
             progress("compiling", share)
-        self.current = NativeStatus("active", "/state/native", "1.0", prefill_gain=1.5, decode_gain=1.2)
+        self.current = NativeStatus("active", "/state/native", "1.0")
         return self.current
 
     def remove(self) -> bool:
@@ -207,11 +231,24 @@ class FakeComposition:
     def runtimes(self) -> list[RuntimeInfo]:
         return self.known
 
+    def choices(self, settings: Settings) -> ChoicesFile:
+        return ChoicesFile(settings.state_dir)
+
     def hardware(self) -> Hardware:
         return Hardware(Cpu("Test CPU", "x86_64", 8, 4, None, ("avx2",)), Memory(8 << 30, 4 << 30))
 
     def manifest_yaml(self, manifest: Manifest) -> str:
         return f"name: {manifest.name}\n"
+
+
+def _lines(steps: Iterator[Step]) -> httpx.Response:
+    """Steps as lines of JSON; an error before the first is the answer's own, a later one the last line."""
+    lines = [msgspec.json.encode(next(steps))]
+    try:
+        lines += [msgspec.json.encode(step) for step in steps]
+    except EngineError as error:
+        lines.append(json.dumps({"error": error.message}).encode())
+    return httpx.Response(200, content=b"\n".join(lines) + b"\n")
 
 
 class FakeServer:
@@ -222,6 +259,7 @@ class FakeServer:
         self.broken = broken
         self.requests: list[httpx.Request] = []
         self.cut = False
+        self.blobs: list[str] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
@@ -229,7 +267,7 @@ class FakeServer:
             return self._answer(request)
         except EngineError as error:
             status = 404 if isinstance(error, ModelNotFound) else 400
-            if request.url.path.startswith("/v2"):
+            if request.url.path.startswith(("/v2", "/api")):
                 return httpx.Response(status, json={"error": error.message})
             return httpx.Response(status, json={"error": {"message": error.message, "code": error.code, "param": None}})
 
@@ -244,7 +282,28 @@ class FakeServer:
                 return answers[kind](json.loads(request.content))
             case method, ["admin", "models", *rest]:
                 return httpx.Response(200, json=self._admin(method, rest))
+            case method, ["api", what, *rest]:
+                return self._store(method, what, rest, request)
         return httpx.Response(404, text="nothing here")
+
+    def _store(self, method: str, what: str, rest: list[str], request: httpx.Request) -> httpx.Response:
+        """Ollama's endpoints that change models."""
+        if what == "blobs":
+            self.blobs += [rest[0]] if method == "POST" else []
+            return httpx.Response(201 if method == "POST" or rest[0] in self.blobs else 404)
+        body = json.loads(request.content)
+        match what:
+            case "pull":
+                return _lines(self.engine.pull(body["model"]))
+            case "create":
+                files = tuple(body.get("files", ()))
+                changes = Changes(system=body.get("system"), parameters=body.get("parameters", {}))
+                return _lines(self.engine.create(body["model"], base=body.get("from"), files=files, changes=changes))
+            case "copy":
+                self.engine.copy(body["source"], body["destination"])
+            case "delete":
+                self.engine.delete(body["model"])
+        return httpx.Response(200)
 
     def _admin(self, method: str, rest: list[str]) -> Any:
         target = ":".join(rest[:2])

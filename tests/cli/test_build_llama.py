@@ -14,7 +14,7 @@ def test_it_builds_and_takes_away(call: Any, composition: FakeComposition) -> No
     built = call("build-llama", "--jobs", "2", "--source", "x.tar.gz")
     assert built.code == 0
     assert composition.native.asked == [("x.tar.gz", 2)]
-    assert "same answers; reading x 1.5, writing x 1.2" in built.out
+    assert "built 1.0 in /state/native; its answers are the same" in built.out
     assert built.err.splitlines() == ["compiling", "compiling 0%", "compiling 50%", "compiling"]
     removed = call("build-llama", "--remove", "--json")
     assert removed.json == {"removed": True}
@@ -39,7 +39,7 @@ def test_doctor_says_which_library_is_in_use(call: Any, composition: FakeComposi
     assert "published build is in use; `inference-engine build-llama` makes one that also uses avx512_vnni" in line()
     composition.native.current = NativeStatus("absent", "/f")
     assert "offers nothing beyond it" in line()
-    composition.native.current = NativeStatus("active", "/f", "1.0", prefill_gain=1.5, decode_gain=1.1)
-    assert "built for this processor is in use; measured: reading x 1.5, writing x 1.1" in line()
+    composition.native.current = NativeStatus("active", "/f", "1.0", features=("avx512f",))
+    assert "1.0 built for this processor is in use, with avx512f" in line()
     composition.native.current = NativeStatus("stale", "/f", "1.0", "it was built for another processor")
     assert line().startswith("warn")

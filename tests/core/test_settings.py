@@ -78,6 +78,8 @@ def test_toml_is_read_too_and_the_file_can_be_named(tmp_path: Path) -> None:
         ("API_KEYS", "one, two", "api_keys", ("one", "two")),
         ("API_KEY_HEADER", "X-Key", "api_key_header", "X-Key"),
         ("INFERENCE_TIMEOUT_MS", "30000", "request_timeout_s", 30.0),
+        ("HF_ENDPOINT", "https://mirror.example", "hf_endpoint", "https://mirror.example"),
+        ("HF_TOKEN", "hf_secret", "hf_token", "hf_secret"),
         ("LOG_LEVEL", "WARNING", "log_level", "warning"),
         ("LOG_FORMAT", "json", "log_format", "json"),
     ],

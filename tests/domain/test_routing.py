@@ -78,3 +78,9 @@ def test_an_exact_reference_needs_both_parts() -> None:
     assert parse_exact("a:1") == ModelRef("a", "1")
     with pytest.raises(InvalidRequest, match="name:version"):
         parse_exact("a")
+
+
+def test_a_version_called_latest_is_the_highest() -> None:
+    router = Router({})
+    router.adopt([ModelRef("m", version) for version in ("2", "latest", "10", "zeta")])
+    assert router.resolve("m").ref == ModelRef("m", "latest")

@@ -12,10 +12,11 @@ import pytest
 
 from inference_engine import AsyncEngine, Engine
 from inference_engine.core.settings import SettingsError
-from inference_engine.domain.errors import InvalidRequest, InvalidTensor, ModelNotFound
+from inference_engine.domain.errors import Forbidden, InvalidRequest, InvalidTensor, ModelNotFound
+from inference_engine.domain.model_store import Changes
 from inference_engine.domain.results import Done, TextDelta
 from tests.conftest import LiveServer
-from tests.e2e.conftest import lay_out
+from tests.e2e.conftest import BUILTIN, lay_out
 
 
 @pytest.fixture
@@ -76,6 +77,31 @@ async def test_the_async_engine(tmp_path: Path) -> None:
         assert isinstance(deltas[-1], Done)
         assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
         assert (await engine.predict("iris", {"input": [[6.0, 3.0, 5.0, 2.0]]})).served.rule == "latest"
+
+
+def test_models_are_made_copied_and_deleted(tmp_path: Path) -> None:
+    with Engine(models=_folder(tmp_path / "models"), state_dir=tmp_path / "state") as engine:
+        steps = list(engine.create("brief", base="guide", changes=Changes(parameters={"num_predict": 2})))
+        assert steps[-1].status == "success"
+        stream = engine.generate("brief", "What is iris?")
+        assert "".join(stream)
+        assert stream.finish_reason == "length"
+        engine.copy("brief", "short:2")
+        file = BUILTIN / "guide" / "1" / "guide.gguf"
+        assert list(engine.create("own", files=[file]))[-1].status == "success"
+        assert {"brief", "short", "own"} <= {status.name for status in engine.models()}
+        for name in ("brief", "short:2", "own"):
+            engine.delete(name)
+        assert {status.name for status in engine.models()} == {"guide", "iris"}
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            list(engine.create("own", files=["/nowhere.gguf"]))
+        with pytest.raises(Forbidden):
+            engine.delete("guide")
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def test_the_library_prints_nothing(tmp_path: Path) -> None:

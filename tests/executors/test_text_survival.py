@@ -19,7 +19,7 @@ from tests.executors.conftest import SUPERVISION
 from tests.fixtures.agent import AGENT, TOOLS
 
 GREEDY = Sampling(max_tokens=160, temperature=0)
-QUESTION = Message("user", "What is the weather in Rome and what is 12 * 7?")
+QUESTION = Message("user", "What is the weather in Rome and what time is it in Oslo?")
 REQUESTS = {
     "tools": Chat((QUESTION,), GREEDY, tools=TOOLS),
     "bound": Chat((QUESTION,), GREEDY, constraint=Regex("[a-z ]{20,60}[.]")),

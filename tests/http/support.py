@@ -32,14 +32,18 @@ from inference_engine.domain.results import Delta, ReasoningDelta, SegmentDelta,
 from inference_engine.services.access import AccessService
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService
 from inference_engine.services.reuse import ReuseService
 from inference_engine.testing import (
     ECHO_SIGNATURE,
+    FakeDepot,
     FakeExecutor,
     FakeExecutors,
+    FakeFacts,
     FakeRepository,
     FakeRoutes,
+    FakeSource,
     RecordingTelemetry,
     manifest,
 )
@@ -120,6 +124,13 @@ class World:
         reuse = ReuseService(self.telemetry, time.monotonic, enabled=cache, max_bytes=1 << 20)
         self.inference = InferenceService(self.models, self.telemetry, time.monotonic, reuse)
         self.health = HealthService(self.models)
+        self.access = AccessService(
+            self.settings.api_keys, self.settings.api_key_header, model_changes=self.settings.model_changes
+        )
+        self.facts = FakeFacts()
+        self.depot = FakeDepot(self.repository)
+        self.source = FakeSource(self.depot)
+        self.store = ModelStore(self.models, self.depot, self.source, self.access.permit_model_changes)
         self.folder = Path(tempfile.gettempdir()) / f"inference-engine-test-{token_hex(8)}"
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.stateful = stateful(msgspec.structs.replace(self.settings, state_dir=self.folder))
@@ -127,7 +138,9 @@ class World:
             self.settings,
             self.models,
             self.inference,
-            AccessService(self.settings.api_keys, self.settings.api_key_header),
+            self.store,
+            self.facts,
+            self.access,
             self.health,
             self._exposition,
             self._system,
@@ -140,7 +153,8 @@ class World:
     @staticmethod
     def _manifest(target: str) -> Any:
         name, _, version = target.partition(":")
-        task = "text-generation" if name == "chatty" else "tabular-regression"
+        tasks = {"chatty": "text-generation", "actor": "text-generation", "vectors": "feature-extraction"}
+        task = tasks.get(name, "tabular-regression")
         signature = ECHO_SIGNATURE if name == "echo" else None
         return manifest(name, version, signature, task=task, description=f"The {name} fake")
 

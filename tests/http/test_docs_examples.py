@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from inference_engine.adapters.http.anthropic.wire import BLOCKS, MessagesRequest
+from inference_engine.adapters.http.ollama import wire as ollama
 from inference_engine.adapters.http.openai.batch_lines import Line
 from inference_engine.adapters.http.openai.batches import BATCHED, BatchRequest
 from inference_engine.adapters.http.openai.files import PURPOSES
@@ -69,6 +70,13 @@ def test_every_field_of_anthropics_is_in_the_manual() -> None:
     page = (API / "anthropic.md").read_text()
     for word in {*MessagesRequest.__struct_fields__, *BLOCKS} - {"model"}:
         assert f"`{word}`" in page, f"anthropic.md does not mention {word}"
+
+
+def test_every_field_of_ollama_is_in_the_manual() -> None:
+    page = (API / "ollama.md").read_text()
+    known = {*ollama.ChatRequest.__struct_fields__, *ollama.GenerateRequest.__struct_fields__}
+    for field in {*known, *ollama.Options.__struct_fields__, *ollama.REFUSED} - {"model", "options"}:
+        assert f"`{field}`" in page, f"ollama.md does not mention {field}"
 
 
 def test_every_field_of_a_response_is_in_the_manual() -> None:

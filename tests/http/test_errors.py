@@ -12,6 +12,7 @@ from inference_engine.adapters.http.admin import errors as admin_errors
 from inference_engine.adapters.http.anthropic import errors as anthropic_errors
 from inference_engine.adapters.http.endpoints import ErrorAnswer
 from inference_engine.adapters.http.exchange import HttpError
+from inference_engine.adapters.http.ollama import errors as ollama_errors
 from inference_engine.adapters.http.openai import errors as openai_errors
 from inference_engine.adapters.http.v2 import errors as v2_errors
 from inference_engine.domain import errors
@@ -23,6 +24,7 @@ RENDERERS = {
     "openai": openai_errors.render,
     "v2": v2_errors.render,
     "admin": admin_errors.render,
+    "ollama": ollama_errors.render,
 }
 
 
@@ -34,7 +36,7 @@ def shape_of(dialect: str, answer: ErrorAnswer) -> str:
         assert body["type"] == "error"
     else:
         assert list(body) == ["error"]
-    if dialect == "v2":
+    if dialect in ("v2", "ollama"):
         assert isinstance(body["error"], str)
         return body["error"]
     expected = {

@@ -34,7 +34,8 @@ _VOLATILE = [
     (re.compile(r"(resp|msg|fc|rs)_[0-9a-f]{32}"), r"\1_<id>"),
     (re.compile(r'"(created_at|completed_at)": ?[0-9]{10}'), r'"\1":"<time>"'),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),
-    (re.compile(r'"(loaded_at|last_used_at)": ?"[^"]+"'), r'"\1":"<time>"'),
+    (re.compile(r'"(loaded_at|last_used_at|expires_at|created_at)": ?"[^"]+"'), r'"\1":"<time>"'),
+    (re.compile(r'"(\w+_duration)": ?[0-9]+'), r'"\1":"<ns>"'),
 ]
 
 
@@ -63,7 +64,7 @@ async def test_golden(file: Path) -> None:
 
 
 def test_every_dialect_has_golden_files() -> None:
-    assert {file.parent.name for file in FILES} == {"anthropic", "openai", "v2", "admin"}
+    assert {file.parent.name for file in FILES} == {"anthropic", "openai", "v2", "admin", "ollama"}
 
 
 def write() -> None:

@@ -34,7 +34,7 @@ def build_at(state: Path) -> NativeBuild:
 def stamped(build: NativeBuild, **changed: object) -> None:
     version = build.folder.name.removeprefix("xllamacpp-")
     build.folder.mkdir(parents=True)
-    stamp = {"version": version, "machine": machine(), "prefill_gain": 1.4, "decode_gain": 1.1} | changed
+    stamp = {"version": version, "machine": machine()} | changed
     (build.folder / "stamp.json").write_text(json.dumps(stamp))
 
 
@@ -51,7 +51,6 @@ def test_a_build_is_used_by_runners_of_language_models(tmp_path: Path, monkeypat
     build = build_at(tmp_path)
     stamped(build)
     assert build.status().state == "active"
-    assert build.status().prefill_gain == 1.4
     environment = RunnerEnvironment(tmp_path, build.active_folder)
     told = environment(Manifest("m", "1", "llama_cpp", "m.gguf"))
     assert told == {CACHE_DIR: str(tmp_path / "cache"), "PYTHONPATH": f"{build.folder}{os.pathsep}/elsewhere"}
@@ -112,10 +111,9 @@ def test_answers_are_compared_and_near_ties_allowed() -> None:
     assert "logprob -0.100 against -0.900" in native_build._difference(wheel, off)
 
 
-@pytest.mark.slow
 def test_the_check_answers_and_tells_the_library() -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "inference_engine.infra.native_check", str(GUIDE.parent), GUIDE.name, "1"],
+        [sys.executable, "-m", "inference_engine.infra.native_check", str(GUIDE.parent), GUIDE.name],
         env=os.environ | {"GOMP_SPINCOUNT": "5000"},
         capture_output=True,
         text=True,
@@ -126,7 +124,6 @@ def test_the_check_answers_and_tells_the_library() -> None:
     assert "xllamacpp" in found["library"]
     assert all(len(answer) > 10 for answer in found["answers"])
     assert native_build._difference(found["answers"], found["answers"]) == ""
-    assert 0 < found["decode_s"] < 60
 
 
 @pytest.mark.slow
@@ -139,7 +136,6 @@ async def test_a_real_build(tmp_path: Path) -> None:
     seen: list[tuple[str, float]] = []
     status = build.build(lambda doing, share: seen.append((doing, share)))
     assert status.state == "active"
-    assert status.prefill_gain > 0.5
     assert len({round(share, 1) for doing, share in seen if doing == "compiling"}) > 5
     settings = Settings(state_dir=tmp_path)
     application = Application(settings)

@@ -15,15 +15,16 @@ import pytest
 from inference_engine.domain.model import Execution, Manifest, PipelineSpec, Signature, TensorSpec
 from inference_engine.domain.pipeline import Step
 from inference_engine.domain.ports import Executor, Loaded, StoredModel
+from inference_engine.infra.choices_file import ChoicesFile
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.pipeline.catalog import GROUP, StepCatalog
 from inference_engine.infra.pipeline.runtime import create_runtime
+from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 CATALOG = StepCatalog(EntryPoint(name, value, GROUP) for name, value in PROJECT["entry-points"][GROUP].items())
 NO_FOLDER = Path("no-such-folder")
-
 Start = Callable[[str, Manifest, Path], Awaitable[tuple[Executor, Loaded]]]
 
 
@@ -51,10 +52,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts executors through the factory the server uses, and stops them after the test."""
     started: list[Executor] = []
-    make = Executors(create_runtime, time.monotonic, lambda _: None, Supervision())
+    choices = ChoicesFile(tmp_path / "state")
+    make = Executors(create_runtime, time.monotonic, lambda _: None, Supervision(), EntryPointCatalog(), choices)
 
     async def begin(kind: str, manifest: Manifest, folder: Path) -> tuple[Executor, Loaded]:
         execution = msgspec.structs.replace(manifest.execution, executor=kind)

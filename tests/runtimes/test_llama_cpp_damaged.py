@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from inference_engine.domain.errors import InvalidManifest, ModelLoadFailed
+from inference_engine.infra.formats.gguf import read_head
 from inference_engine.infra.runtimes.llama_cpp import LlamaCppRuntime
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import read_head
 from tests.fixtures.tiny_gguf import tiny_gguf
 from tests.runtimes.conftest import GUIDE, llama_manifest
 

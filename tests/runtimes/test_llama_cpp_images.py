@@ -24,9 +24,9 @@ from inference_engine.domain.requests import (
     TextPart,
 )
 from inference_engine.domain.results import Delivered, TextDelta
+from inference_engine.infra.formats.gguf import read_head
 from inference_engine.infra.images import MAX_PIXELS, checked_image
 from inference_engine.infra.runtimes.llama_cpp import LlamaCppRuntime
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import read_head
 from tests.fixtures.tiny_gguf import Size, tiny_gguf, tiny_lora
 from tests.fixtures.tiny_vision import IMAGE_TOKENS, bmp, bomb, png, tiny_mmproj
 from tests.runtimes.conftest import GUIDE, Recorder, answer, delivered_of, llama_manifest

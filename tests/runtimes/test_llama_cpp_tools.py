@@ -287,6 +287,52 @@ def test_a_tool_that_cannot_be_called_is_refused(model: LlamaCppRuntime, paramet
     assert caught.value.param == "tools"
 
 
+FAMILIES = {
+    "llama": (
+        "{% for m in messages %}{{ m.role }}: {% if m.tool_calls %}{% if m.tool_calls | length > 1 %}"
+        "{{ raise_exception('one call at a time') }}{% endif %}{% set call = m.tool_calls[0].function %}"
+        '{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}'
+        "{% else %}{{ m.content }}{% endif %}<|eot_id|>{% endfor %}"
+        "{% if tools %}{{ tools | tojson }} or <|python_tag|>{% endif %}assistant:"
+    ),
+    "mistral": (
+        "{% for m in messages %}{% if m.tool_calls %}[TOOL_CALLS] [{% for call in m.tool_calls %}"
+        "{% if call.id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}"
+        "{{ call.function | tojson }}{{ call.id }}{% endfor %}]{% elif m.role == 'tool' %}"
+        "{% if m.tool_call_id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}[R]{{ m.content }}[/R]"
+        "{% else %}[{{ m.role }}]{{ m.content }}{% endif %}{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}"
+    ),
+    "hermes": (
+        "{% for m in messages %}{% if m.role == 'tool' or (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('users and assistants take turns') }}{% endif %}"
+        "{{ m.role }}: {{ m.content }}\n{% endfor %}model:"
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_are_rendered_and_called(family: str, tmp_path: Path) -> None:
+    tiny_gguf(tmp_path / "model.gguf", Size(context=2048), template=FAMILIES[family])
+    runtime = LlamaCppRuntime()
+    loaded = runtime.load(llama_manifest(), tmp_path)
+    assert str(loaded.details["tool_calls"]).startswith(family)
+    call, result = ToolCall("call_1", "add", '{"a": 2}'), Message("tool", "five", tool_call_id="call_1")
+    messages = (*ASK, Message("assistant", "", tool_calls=(call,)), result)
+    prompt = str(runtime._prompt(Chat(messages, GREEDY, tools=TOOLS)).content)
+    for part in ('"add"', '{"a": 2}', "five", "get_weather"):
+        assert part in prompt
+    sampling = Sampling(max_tokens=300, temperature=1.0, seed=5)
+    choice = ToolChoice("required", parallel=False)
+    sink = answer(runtime, Chat(messages, sampling, tools=TOOLS, tool_choice=choice))
+    ((name, arguments),) = calls_of(sink.deltas)
+    check(name, arguments)
+    if family == "llama":
+        two = (*ASK, Message("assistant", "", tool_calls=(call, call)), result)
+        with pytest.raises(InvalidRequest, match="one call at a time"):
+            runtime._prompt(Chat(two, GREEDY, tools=TOOLS))
+    runtime.close()
+
+
 def test_channels_of_control_tokens_are_read(tmp_path: Path) -> None:
     tokens = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>")
     template = (

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from inference_engine.domain.errors import ModelLoadFailed, ModelNotFound, ShuttingDown
-from inference_engine.domain.model import ModelRef
+from inference_engine.domain.model import Execution, ModelRef
 from inference_engine.domain.ports import Executor, Loaded, StoredModel
 from inference_engine.services.models import ModelService
 from inference_engine.testing import (
@@ -208,3 +208,51 @@ async def test_routes_are_written_to_the_store(models: ModelService) -> None:
     assert models.resolve("echo").rule == "pinned"
     models.unpin_route("echo")
     assert models.resolve("echo").ref.version == "10"
+
+
+async def test_keep_alive_replaces_the_manifests_until_it_is_unloaded(models: ModelService, workshop: Workshop) -> None:
+    await models.load(ECHO)
+    status = models.status(ECHO)
+    assert status.expires_at is not None
+    models.keep_alive(ECHO, -1)
+    assert models.status(ECHO).expires_at is None
+    models.keep_alive(ECHO, 3600)
+    later = models.status(ECHO).expires_at
+    assert later is not None
+    assert later > status.expires_at
+    await models.unload(ECHO)
+    await models.load(ECHO)
+    again = models.status(ECHO).expires_at
+    assert again is not None
+    assert again < later
+    models.keep_alive(ModelRef("nobody", "1"), 5)
+
+
+async def test_keep_alive_of_nothing_unloads_after_the_last_use(models: ModelService, workshop: Workshop) -> None:
+    async with models.lease(ECHO):
+        models.keep_alive(ECHO, 0)
+        async with models.lease(ECHO):
+            pass
+        assert models.is_ready(ECHO)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert models.status(ECHO).state == "unloaded"
+    assert await models.ready(ECHO)
+    assert models.loaded(ECHO) is not None
+    models.keep_alive(ECHO, 0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert models.loaded(ECHO) is None
+
+
+async def test_a_pinned_model_stays_whatever_is_asked(workshop: Workshop) -> None:
+    pinned = manifest("echo", signature=ECHO_SIGNATURE, execution=Execution(pin=True))
+    models = ModelService(FakeRepository(pinned), workshop, FakeRoutes(), NullTelemetry(), FakeClock())
+    await models.open()
+    await models.load(ECHO)
+    models.keep_alive(ECHO, 0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert models.is_ready(ECHO)
+    assert models.status(ECHO).expires_at is None
+    await models.close()

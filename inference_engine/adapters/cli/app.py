@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from inference_engine.adapters.cli.auto import auto
 from inference_engine.adapters.cli.batch import batch
 from inference_engine.adapters.cli.build_llama import build_llama
 from inference_engine.adapters.cli.chat import run
@@ -18,6 +19,7 @@ from inference_engine.adapters.cli.models import list_models, show
 from inference_engine.adapters.cli.options import Session, json_option, pass_session, setting_options
 from inference_engine.adapters.cli.output import note, print_json, print_table
 from inference_engine.adapters.cli.predict import predict
+from inference_engine.adapters.cli.store import copy, create, pull, remove
 from inference_engine.adapters.cli.texts import embed, rerank
 from inference_engine.adapters.cli.transcribe import transcribe
 from inference_engine.core.settings import SettingsError
@@ -128,5 +130,21 @@ def version(session: Session) -> None:
         click.echo(session.composition.version)
 
 
-for _command in (run, predict, embed, rerank, transcribe, list_models, show, batch, doctor, build_llama):
+for _command in (
+    run,
+    predict,
+    embed,
+    rerank,
+    transcribe,
+    list_models,
+    show,
+    pull,
+    create,
+    copy,
+    remove,
+    batch,
+    auto,
+    doctor,
+    build_llama,
+):
     program.add_command(_command)

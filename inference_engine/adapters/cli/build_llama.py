@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
@@ -23,6 +24,7 @@ def build_llama(session: Session, config: str | None, remove: bool, source: str 
     Takes about 7 minutes on two processors and needs cmake and a C++ compiler. The build is used by models that are
     loaded from then on, after its answers were found to be those of the published library.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the compilers are ended, too
     settings, _ = session.settings({"config": config})
     native = session.composition.native_build(settings)
     if remove:
@@ -32,8 +34,7 @@ def build_llama(session: Session, config: str | None, remove: bool, source: str 
         )
         return
     status = native.build(_Bar(quiet=session.quiet or session.json), source=source, jobs=jobs)
-    gains = f"reading x {status.prefill_gain:g}, writing x {status.decode_gain:g} on the built-in model"
-    _say(session, status, f"built {status.version} in {status.folder}: same answers; {gains}")
+    _say(session, status, f"built {status.version} in {status.folder}; its answers are the same, and it is used now")
 
 
 def _say(session: Session, value: object, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
@@ -12,8 +13,10 @@ import msgspec
 if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
     from inference_engine.core.settings import Origins, Settings
     from inference_engine.domain.answers import Answer
+    from inference_engine.domain.choices import ChoiceStore
     from inference_engine.domain.hardware import Hardware
     from inference_engine.domain.model import Manifest
+    from inference_engine.domain.model_store import Changes
     from inference_engine.domain.native import NativeStatus
     from inference_engine.domain.ports import ModelRepository, RuntimeInfo
     from inference_engine.domain.results import Embeddings, Ranking, Usage
@@ -37,6 +40,27 @@ class TextStream(Protocol):
     def close(self) -> None: ...
 
 
+class Step(msgspec.Struct, frozen=True):
+    """One step of a change of models. With a digest, `completed` of `total` bytes of that file are there."""
+
+    status: str
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+
+
+class NewModel(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model is to be made from: another one, or files of this machine; and what is changed."""
+
+    base: str | None = None
+    files: tuple[Path, ...] = ()
+    adapters: tuple[Path, ...] = ()
+    system: str | None = None
+    template: str | None = None
+    licence: str | None = None
+    parameters: dict[str, Any] = {}
+
+
 class Engine(Protocol):
     """The Python API, as far as the commands use it (`adapters/python_api.py`)."""
 
@@ -51,6 +75,22 @@ class Engine(Protocol):
     def predict(self, target: str, inputs: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
     def generate(self, target: str, messages: Any = None, **sampling: Any) -> TextStream: ...
+
+    def pull(self, name: str) -> Iterator[msgspec.Struct]: ...
+
+    def create(
+        self,
+        name: str,
+        *,
+        base: str | None = None,
+        files: Sequence[Path | str] = (),
+        adapters: Sequence[Path | str] = (),
+        changes: Changes | None = None,
+    ) -> Iterator[msgspec.Struct]: ...
+
+    def copy(self, source: str, destination: str) -> object: ...
+
+    def delete(self, target: str) -> object: ...
 
     def embed(self, target: str, texts: Any, *, dimensions: int | None = None) -> Embeddings: ...
 
@@ -93,6 +133,9 @@ class Composition(Protocol):
 
     def runtimes(self) -> Sequence[RuntimeInfo]: ...
 
+    def choices(self, settings: Settings) -> ChoiceStore:
+        """What `runtime: auto` has chosen."""
+
     def hardware(self) -> Hardware: ...
 
     def native_build(self, settings: Settings) -> NativeLibrary:
@@ -128,6 +171,7 @@ class ModelView(msgspec.Struct, frozen=True):
     context_length: int | None = None
     routes: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    details: dict[str, Any] = {}
 
     @property
     def target(self) -> str:
@@ -194,6 +238,16 @@ class Client(Protocol):
     def predict(self, target: str, inputs: Mapping[str, Any]) -> list[Output]: ...
 
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream: ...
+
+    def pull(self, name: str) -> Iterator[Step]:
+        """Fetch a model from a registry or hub."""
+
+    def create(self, name: str, new: NewModel) -> Iterator[Step]:
+        """Make a model from another one or from files of this machine."""
+
+    def copy(self, source: str, destination: str) -> None: ...
+
+    def delete(self, target: str) -> None: ...
 
     def embed(self, target: str, texts: Sequence[str], dimensions: int | None) -> Vectors: ...
 

@@ -171,8 +171,8 @@ def _state_dir(folder: Path) -> Check:
 def _native(status: NativeStatus) -> Check:
     """Which llama.cpp language models use, and what another would bring."""
     if status.state == "active":
-        gains = f"reading x {status.prefill_gain:g}, writing x {status.decode_gain:g} on the built-in model"
-        return Check("llama.cpp", "ok", f"{status.version} built for this processor is in use; measured: {gains}")
+        used = f", with {', '.join(status.features)}" if status.features else ""
+        return Check("llama.cpp", "ok", f"{status.version} built for this processor is in use{used}")
     unused = ", ".join(status.features)
     if status.state == "stale":
         detail = f"the published build is in use; the one in {status.folder} is not: {status.reason}"
@@ -196,7 +196,7 @@ def _runtimes_and_models(composition: Composition, settings: Settings) -> Iterat
     if "llama_cpp" in known and known["llama_cpp"].available:
         yield _native(composition.native_build(settings).status())
     for model in models:
-        if model.manifest.runtime not in known:
+        if model.manifest.runtime not in (*known, "auto"):
             names = ", ".join(sorted(known)) or "none; install the project as a package"
             remedy = f"known are {names}. If that is right, correct `runtime` in {model.folder / 'model.yaml'}"
             detail = f"{model.manifest.ref} needs the runtime {model.manifest.runtime!r}, which nothing provides"
@@ -204,6 +204,9 @@ def _runtimes_and_models(composition: Composition, settings: Settings) -> Iterat
             continue
         assumed = ", adopted without a manifest" if model.assumed else ""
         yield Check("model", "ok", f"{model.manifest.ref}, {size(model.size_bytes)}{assumed}")
+    for choice in composition.choices(settings).all():
+        refused = "".join([f"; {one.runtime}: {one.refused}" for one in choice.candidates if one.refused])
+        yield Check("auto", "ok", f"{choice.model} runs on {choice.chosen} for {choice.aim}: {choice.why}{refused}")
     for item in broken:
         yield Check("model", "broken", item.message, "mend it or move the folder away")
     if not models and not broken:

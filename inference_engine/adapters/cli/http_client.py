@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 import msgspec
 
-from inference_engine.adapters.cli.client import Messages, ModelView, Output, Scores, Segment, Transcript, Vectors
+from inference_engine.adapters.cli.client import (
+    Messages,
+    ModelView,
+    NewModel,
+    Output,
+    Scores,
+    Segment,
+    Step,
+    Transcript,
+    Vectors,
+)
 from inference_engine.core.yaml_source import suggestion
 from inference_engine.domain.errors import (
     DeadlineExceeded,
     EngineError,
     InferenceFailed,
+    InvalidRequest,
     InvalidTensor,
     ModelNotFound,
     Unauthenticated,
@@ -155,6 +168,58 @@ class HttpClient:
             **sampling,
         }
         return HttpStream(self, self._http.build_request("POST", "/v1/chat/completions", json=body))
+
+    def pull(self, name: str) -> Iterator[Step]:
+        return self._steps("/api/pull", {"model": name})
+
+    def create(self, name: str, new: NewModel) -> Iterator[Step]:
+        body: dict[str, Any] = {"model": name, "from": new.base, "system": new.system, "template": new.template}
+        body |= {"license": new.licence, "parameters": new.parameters or None}
+        body |= {"files": self._uploaded(new.files), "adapters": self._uploaded(new.adapters)}
+        return self._steps("/api/create", {field: value for field, value in body.items() if value})
+
+    def copy(self, source: str, destination: str) -> None:
+        body = {"source": source, "destination": destination}
+        self.send(self._http.build_request("POST", "/api/copy", json=body))
+
+    def delete(self, target: str) -> None:
+        self.send(self._http.build_request("DELETE", "/api/delete", json={"model": target}))
+
+    def _uploaded(self, paths: Sequence[Path]) -> dict[str, str]:
+        """Give files to the server that it has not yet; their digests by name."""
+        digests: dict[str, str] = {}
+        for path in paths:
+            try:
+                with path.open("rb") as file:
+                    digest = digests[path.name] = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+                    file.seek(0)
+                    request = self._http.build_request("HEAD", f"/api/blobs/{digest}")
+                    if not self._http.send(request).is_success:
+                        self.send(self._http.build_request("POST", f"/api/blobs/{digest}", content=file))
+            except httpx.TransportError as error:
+                raise _lost(self._url, error) from None
+            except OSError as error:
+                raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
+        return digests
+
+    def _steps(self, path: str, body: dict[str, Any]) -> Iterator[Step]:
+        """The lines of a change. Ends with an error when the server breaks off before the success."""
+        response = self.send(self._http.build_request("POST", path, json=body), stream=True)
+        last = ""
+        try:
+            for line in response.iter_lines():
+                found = json.loads(line)
+                if "error" in found:
+                    raise error_from_code("", str(found["error"]))
+                step = msgspec.convert(found, Step)
+                last = step.status
+                yield step
+        except httpx.TransportError as error:
+            raise _lost(self._url, error) from None
+        finally:
+            response.close()
+        if last != "success":
+            raise InferenceFailed("the server broke off before it was done: try again, what was fetched is kept")
 
     def embed(self, target: str, texts: Sequence[str], dimensions: int | None) -> Vectors:
         body = {"model": target, "input": list(texts), "encoding_format": "float", "dimensions": dimensions}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,9 +12,11 @@ from inference_engine.adapters.cli.client import (
     Engine,
     Messages,
     ModelView,
+    NewModel,
     Output,
     Scores,
     Segment,
+    Step,
     TextStream,
     Transcript,
     Vectors,
@@ -62,6 +64,24 @@ class LocalClient:
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream:
         return self._engine.generate(target, messages, **sampling)
 
+    def pull(self, name: str) -> Iterator[Step]:
+        return map(_step, self._engine.pull(name))
+
+    def create(self, name: str, new: NewModel) -> Iterator[Step]:
+        from inference_engine.domain.model_store import Changes
+
+        changes = Changes(
+            system=new.system, template=new.template, licence=new.licence, parameters=dict(new.parameters)
+        )
+        steps = self._engine.create(name, base=new.base, files=new.files, adapters=new.adapters, changes=changes)
+        return map(_step, steps)
+
+    def copy(self, source: str, destination: str) -> None:
+        self._engine.copy(source, destination)
+
+    def delete(self, target: str) -> None:
+        self._engine.delete(target)
+
     def embed(self, target: str, texts: Sequence[str], dimensions: int | None) -> Vectors:
         found = self._engine.embed(target, texts, dimensions=dimensions)
         return Vectors(found.vectors.tolist(), found.prompt_tokens)
@@ -74,6 +94,10 @@ class LocalClient:
         found = self._engine.transcribe(target, audio, timestamps=timestamps, translate=translate, **options)
         segments = [Segment(segment.start_s, segment.end_s, segment.text.strip()) for segment in found.segments]
         return Transcript(found.text.strip(), segments)
+
+
+def _step(progress: msgspec.Struct) -> Step:
+    return msgspec.convert(progress, Step, from_attributes=True)
 
 
 def _view(status: msgspec.Struct) -> ModelView:

@@ -66,7 +66,7 @@ def _details(view: ModelView) -> list[tuple[str, str]]:
         ("model", view.target),
         ("description", view.description),
         ("task", view.task),
-        ("runtime", view.runtime),
+        ("runtime", view.runtime + _chosen(view.details)),
         ("state", view.state + (f", process {view.pid}" if view.pid else "")),
         ("error", str((view.error or {}).get("message", ""))),
         ("files", size(view.size_bytes)),
@@ -82,6 +82,12 @@ def _details(view: ModelView) -> list[tuple[str, str]]:
         ("last used", f"{view.last_used_at:%Y-%m-%d %H:%M:%S} UTC" if view.last_used_at else ""),
     ]
     return [(name, text) for name, text in lines if text]
+
+
+def _chosen(details: Mapping[str, Any]) -> str:
+    """What `runtime: auto` has made of it."""
+    auto = details.get("auto")
+    return f", chose {auto['chosen']}: {auto['why']}" if auto else ""
 
 
 def _tensors(signature: Mapping[str, Any] | None, side: str) -> str:

@@ -27,6 +27,11 @@ SETTING_HELP: dict[str, str] = {
     "models": "Folder of models; may be given several times, the first wins.",
     "builtin_models": "Serve the models that come with the engine.",
     "default_model": "Model that answers requests that name none.",
+    "model_changes": "Let clients pull, create, copy and delete models.",
+    "ollama_registry": "Registry that models are pulled from.",
+    "hf_endpoint": "Hugging Face Hub, or a mirror of it.",
+    "hf_token": "Token for the Hugging Face Hub. Others can see it in the process list.",
+    "pull_origins": "Further registry that may be pulled from; may be given several times.",
     "state_dir": "Folder for what the server remembers.",
     "api_keys": "Key that clients must send; may be given several times. Others can see it in the process list.",
     "api_keys_file": "File with one key on each line.",
@@ -100,7 +105,9 @@ def _setting_option(field: str) -> Callable[[Any], Any]:
     flag, text = flag_name(field), SETTING_HELP[field]
     if kind == "bool":
         return click.option(f"{flag}/{flag.replace('--', '--no-', 1)}", field, default=None, help=text)
-    metavar = "TEXT" if "str" in kind or "Key" in kind or "Origin" in kind or "Log" in kind else "NUMBER"
+    metavar = (
+        "TEXT" if "str" in kind or "Key" in kind or "Origin" in kind or "Base" in kind or "Log" in kind else "NUMBER"
+    )
     metavar = "PATH" if "Path" in kind else metavar
     return click.option(flag, field, metavar=metavar, multiple=kind.startswith("tuple"), help=text)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference_engine.adapters.http import admin, anthropic, openai, v2
+from inference_engine.adapters.http import admin, anthropic, ollama, openai, v2
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.console import CONSOLE_DIST, Console
 from inference_engine.adapters.http.cool import Cool
@@ -14,9 +14,11 @@ from inference_engine.adapters.http.edge import Edge, EdgeOptions
 from inference_engine.adapters.http.exchange import App
 from inference_engine.adapters.http.operations import dialect as operations
 from inference_engine.core.settings import Settings
+from inference_engine.domain.facts import FactsReader
 from inference_engine.services.access import AccessService
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService
 
 
@@ -24,6 +26,8 @@ def create_app(
     settings: Settings,
     models: ModelService,
     inference: InferenceService,
+    store: ModelStore,
+    facts: FactsReader,
     access: AccessService,
     health: HealthService,
     exposition: Callable[[], tuple[bytes, str]],
@@ -45,6 +49,7 @@ def create_app(
         anthropic.dialect(models, inference, calls, settings.default_model),
         v2.dialect(models, inference, health, calls, version),
         admin.dialect(models, inference.reuse, system),
+        ollama.dialect(models, inference, store, facts, calls, version, clock),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),
     )
     edge = Edge(

@@ -24,6 +24,7 @@ Header = tuple[bytes, bytes]
 
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
+JSON_LINES = b"application/x-ndjson"
 OK = 200
 SWEEP_S = 0.02
 NOBODY = Principal("", "")
@@ -298,15 +299,15 @@ class Exchange(msgspec.Struct, eq=False):
                 await self.send({"type": "http.response.body", "body": piece, "more_body": True})
         await self.send({"type": "http.response.body", "body": b""})
 
-    async def start_events(self, headers: Iterable[Header] = ()) -> None:
-        """Begin an answer of server-sent events; go on with `send_events`, end with `end_events`."""
+    async def start_events(self, headers: Iterable[Header] = (), content_type: bytes = EVENTS) -> None:
+        """Begin an answer of server-sent events, or of JSON lines; go on with `send_events`, end with `end_events`."""
         self.status = 200
         await self.send(
             {
                 "type": "http.response.start",
                 "status": 200,
                 "headers": [
-                    (b"content-type", EVENTS),
+                    (b"content-type", content_type),
                     (b"x-request-id", self.request_id),
                     *_EVENT_HEADERS,
                     *self.extra_headers,

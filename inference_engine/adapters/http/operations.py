@@ -45,6 +45,12 @@ def dialect(
         body, content_type = exposition()
         await exchange.respond(200, body, content_type.encode("latin-1"), compress=True)
 
+    async def root(exchange: Exchange) -> None:
+        if exchange.method == "HEAD":  # how tools made for Ollama ask whether it runs
+            await exchange.respond(200, b"Ollama is running", b"text/plain; charset=utf-8")
+        else:
+            await console.redirect(exchange)
+
     of_model = Doc("Whether a model is loaded and answers", response=ModelHealth, errors=(404, 503))
     endpoints: tuple[Endpoint, ...] = (
         Endpoint("GET", "/health/live", states.live, Doc("The process runs"), hot=True, public=True),
@@ -59,7 +65,7 @@ def dialect(
         Endpoint("GET", "/health/models/{name}", states.model, of_model, hot=True, public=True),
         Endpoint("GET", "/health/models/{name}/{version}", states.model, of_model, hot=True, public=True),
         Endpoint("GET", "/metrics", metrics, Doc("Prometheus metrics", response_type="text/plain"), hot=True),
-        Endpoint("GET", "/", console.redirect, hot=True, public=True),
+        Endpoint("GET", "/", root, hot=True, public=True),
         Endpoint("GET", "/console", console.redirect, hot=True, public=True),
         Endpoint("GET", "/console/{file:path}", console.file, hot=True, public=True),
         Endpoint("GET", "/favicon.ico", console.favicon, hot=True, public=True),

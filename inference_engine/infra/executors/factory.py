@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
+from inference_engine.domain.choices import ChoiceStore
 from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import Manifest, ModelRef
-from inference_engine.domain.ports import Executor, Runtime, StoredModel
+from inference_engine.domain.ports import Executor, Runtime, RuntimeCatalog, StoredModel
+from inference_engine.infra.executors.auto import AutoExecutor, machine_busy
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
 from inference_engine.infra.executors.thread import ThreadExecutor
 
 
 class Executors:
-    """`ExecutorFactory`: thread for small trusted models, else a runner process."""
+    """`ExecutorFactory`: thread for small trusted models, else a runner process; before it the choice of `auto`."""
 
     def __init__(
         self,
@@ -20,6 +23,8 @@ class Executors:
         clock: Callable[[], float],
         on_restart: Callable[[ModelRef], None],
         supervision: Supervision,
+        catalog: RuntimeCatalog,
+        choices: ChoiceStore,
         environment: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
     ) -> None:
         """`environment` gives variables for the runner of a model."""
@@ -28,6 +33,9 @@ class Executors:
         self._clock = clock
         self._on_restart = on_restart
         self._supervision = supervision
+        self._catalog = catalog
+        self._choices = choices
+        self._measuring = asyncio.Lock()
 
     def __call__(self, model: StoredModel) -> Executor:
         manifest = model.manifest
@@ -36,6 +44,10 @@ class Executors:
                 f"{manifest.ref}: execution.instances is {manifest.execution.instances}: one instance is all that can "
                 "be run now; raise threads or max_batch_size instead",
                 param="execution.instances",
+            )
+        if manifest.runtime == "auto":
+            return AutoExecutor(
+                model, self, self._catalog, self._choices, self._measuring, self._clock, machine_busy, self._environment
             )
         if manifest.execution.executor == "thread":
             return ThreadExecutor(model, self._create_runtime(manifest))

@@ -15,11 +15,14 @@ GROUP = "inference_engine.runtimes"
 LIBRARIES = {
     "llama_cpp": "xllamacpp",
     "onnx": "onnxruntime",
+    "openvino": "openvino_genai",
     "python": "",
     "transformers": "transformers",
     "vllm": "vllm",
 }
 """The library behind each runtime of this package; another package's runtime stands for itself."""
+_EXTRAS = frozenset(("openvino", "transformers", "vllm"))
+"""Runtimes whose libraries come with an extra of this package, of the same name."""
 
 
 class EntryPointCatalog:
@@ -58,7 +61,8 @@ class EntryPointCatalog:
         if not library:
             return RuntimeInfo(name, available=True)
         if find_spec(library) is None:
-            return RuntimeInfo(name, available=False, remedy=f"pip install {library}")
+            wanted = f"'inference-engine[{name}]'" if name in _EXTRAS else library
+            return RuntimeInfo(name, available=False, remedy=f"pip install {wanted}")
         try:
             return RuntimeInfo(name, available=True, version=version(library))
         except PackageNotFoundError:  # importable but not installed as a distribution of that name

@@ -12,8 +12,8 @@ from typing import Any
 
 from inference_engine.domain.errors import InvalidManifest, InvalidRequest, ModelLoadFailed
 from inference_engine.domain.model import check_name
+from inference_engine.infra.formats.gguf import GgufHead, read_head
 from inference_engine.infra.runtimes.files import file_inside
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.options import AdapterOptions, LlamaCppOptions
 
 _ACTIVATED = "adapter.alora.invocation_tokens"

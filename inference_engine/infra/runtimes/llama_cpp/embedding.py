@@ -27,8 +27,8 @@ from inference_engine.domain.text_tensors import (
     embed_signature,
     texts_of,
 )
+from inference_engine.infra.formats.gguf import GgufHead
 from inference_engine.infra.runtimes.llama_cpp.chunks import ChunkError, engine_error
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSideError
 from inference_engine.infra.runtimes.llama_cpp.options import CONTEXT_STEP, DEFAULT_CONTEXT, LlamaCppOptions, Pooling
 

@@ -15,6 +15,7 @@ import msgspec
 from inference_engine.domain.errors import InvalidRequest, ModelLoadFailed
 from inference_engine.domain.ports import Media
 from inference_engine.domain.requests import AudioPart, Chat, Complete, ImagePart, Message, TextPart
+from inference_engine.infra.formats.gguf import GgufHead, read_head
 from inference_engine.infra.images import checked_image
 from inference_engine.infra.runtimes.files import file_inside
 from inference_engine.infra.runtimes.llama_cpp.chunks import (
@@ -28,7 +29,6 @@ from inference_engine.infra.runtimes.llama_cpp.chunks import (
     PromptDetails,
     Verbose,
 )
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 
 MAX_MEDIA = 64
 MAX_AUDIO_BYTES = 64 << 20

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from inference_engine.domain.errors import InvalidManifest
+from inference_engine.infra.formats.gguf import GgufHead
 from inference_engine.infra.runtimes.files import file_inside
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead
 
 DEFAULT_CONTEXT = 8192
 MAX_PARALLEL = 16

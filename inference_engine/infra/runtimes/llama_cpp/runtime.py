@@ -1,6 +1,7 @@
 """Loads a GGUF model into llama.cpp (xllamacpp) and answers chats and completions; the map of this folder.
 
-load: `gguf_file` checks the file, `options` decides sizes, the Server is started with a private socket (`http_side`).
+load: `infra/formats/gguf.py` checks the file, `options` decides sizes, the Server is started with a private socket
+(`http_side`).
 generate: `prompts` renders the prompt, `infra/text` binds and reads the answer, `generation` builds the request,
 `stream` turns its chunks (`chunks`) into deltas.
 beside these: `embedding` (vectors and rankings), `adapters` (LoRA), `media` (images), `speculation` (guessing ahead),
@@ -36,6 +37,7 @@ from inference_engine.domain.requests import Chat, Complete, Generate, Transcrib
 from inference_engine.domain.results import Delivered, Done, Usage
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Tensors
+from inference_engine.infra.formats.gguf import GgufHead, read_head
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.llama_cpp import embedding
 from inference_engine.infra.runtimes.llama_cpp import options as sizes
@@ -46,7 +48,6 @@ from inference_engine.infra.runtimes.llama_cpp.generation import (
     delivered_ids,
     prompt_field,
 )
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.http_side import HttpSide, HttpSideError
 from inference_engine.infra.runtimes.llama_cpp.kept_cache import SAVE_S, KeptCache, open_kept_cache
 from inference_engine.infra.runtimes.llama_cpp.media import MediaDesk, as_chunk, load_projector, media_body
@@ -139,7 +140,7 @@ class LlamaCppRuntime(RuntimeDefaults):
             adapters=self._adapters.names,
             media=self._media.kinds if self._media else (),
             closing_s=SAVE_S if self._kept else 0.0,
-            details=_details(head, properties, params.cpuparams.n_threads),
+            details=_details(head, properties, params.cpuparams.n_threads) | _style_details(self._style),
         )
 
     def _load_texts(
@@ -358,6 +359,13 @@ def _free_bytes() -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def _style_details(style: ChatStyle | None) -> dict[str, Any]:
+    if style is None:
+        return {}
+    calls = style.syntax.name if style.renders_tools else f"{style.syntax.name}, described by the server"
+    return {"tool_calls": calls, "reasoning": style.thought is not None}
 
 
 def _details(head: GgufHead, properties: dict[str, Any], threads: int) -> dict[str, Any]:

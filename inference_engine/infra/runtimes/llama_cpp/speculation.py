@@ -11,8 +11,8 @@ from typing import Any
 
 from inference_engine.domain.errors import InvalidManifest, InvalidRequest, ModelLoadFailed
 from inference_engine.domain.requests import Generate
+from inference_engine.infra.formats.gguf import GgufHead, read_head
 from inference_engine.infra.runtimes.files import file_inside
-from inference_engine.infra.runtimes.llama_cpp.gguf_file import GgufHead, read_head
 from inference_engine.infra.runtimes.llama_cpp.options import DraftOptions, LlamaCppOptions
 
 _MAX_VOCABULARY_DIFFERENCE = 128  # llama.cpp's limit; beyond it the draft is refused

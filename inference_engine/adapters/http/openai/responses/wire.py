@@ -34,10 +34,13 @@ class InputText(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OutputText(msgspec.Struct, forbid_unknown_fields=True):
+    """`parsed` is what the official client adds to what it has parsed, and sends back."""
+
     type: str
     text: str
     annotations: Any = None
     logprobs: Any = None
+    parsed: Any = None
 
 
 class Refusal(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,6 +64,7 @@ class CallItem(msgspec.Struct, forbid_unknown_fields=True):
     id: str | None = None
     status: Any = None
     caller: Any = None
+    parsed_arguments: Any = None
 
 
 class CallOutputItem(msgspec.Struct, forbid_unknown_fields=True):

@@ -34,16 +34,18 @@ _TYPE_SIZES = {
 
 @dataclass(frozen=True)
 class GgufHead:
-    """A model file's metadata. Long arrays are replaced by their length, under the key `NAME#length`.
+    """A model file's metadata and tensor table.
 
-    `tensors` are the dimensions of each tensor, the fastest first. A model split into several files has only those of
-    the first file.
+    Long arrays are replaced by their length, under the key `NAME#length`, unless the reader was told to keep them.
+    `tensors` are the dimensions of each tensor, the fastest first; `types` its number among the ggml types. A model
+    split into several files has only those of the first file.
     """
 
     metadata: dict[str, Any]
     parameters: int
     size_bytes: int
     tensors: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -63,15 +65,15 @@ class _DamagedError(Exception):
     """The file breaks the format; the text says how."""
 
 
-def read_head(path: Path) -> GgufHead:
-    """Read the metadata of `path` and hold the tensor table to the file's size.
+def read_head(path: Path, keep: frozenset[str] = frozenset()) -> GgufHead:
+    """Read the metadata of `path` and hold the tensor table to the file's size. Arrays named in `keep` are read whole.
 
     Raises:
         ModelLoadFailed: not a GGUF file, of an unknown version, truncated or inconsistent.
     """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(data).head()
+            return _Reader(data, keep).head()
     except (_DamagedError, ValueError) as error:  # mmap refuses an empty file with ValueError
         raise ModelLoadFailed(
             f"{path} is not a usable GGUF model: {error}. Fetch or convert it again", param="artifact"
@@ -91,8 +93,9 @@ def _check_sizes(metadata: dict[str, Any]) -> None:
 class _Reader:
     """A cursor over the mapped file; every read is held to the file's end."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap, keep: frozenset[str]) -> None:
         self._data = data
+        self._keep = keep
         self._at = 0
         self._end = len(data)
 
@@ -112,8 +115,8 @@ class _Reader:
         if not isinstance(metadata.get("general.architecture"), str):
             raise _DamagedError("its metadata does not name an architecture")
         _check_sizes(metadata)
-        shapes = self._tensors(tensors, metadata)
-        return GgufHead(metadata, sum(map(math.prod, shapes.values())), self._end, shapes)
+        shapes, types = self._tensors(tensors, metadata)
+        return GgufHead(metadata, sum(map(math.prod, shapes.values())), self._end, shapes, types)
 
     def _entry(self, metadata: dict[str, Any]) -> None:
         key = self._string()
@@ -127,11 +130,11 @@ class _Reader:
         kind, count = self._scalar("<I"), self._scalar("<Q")
         if count > self._end - self._at:
             raise _DamagedError(f"metadata {key!r} declares {count} items, more than the file has bytes")
-        if kind != _STRING and count > _KEPT_ARRAY:
+        if kind != _STRING and count > _KEPT_ARRAY and key not in self._keep:
             self._skip(count * struct.calcsize(self._format(kind, key)), f"metadata {key!r}")
             metadata[f"{key}#length"] = count
             return
-        if count > _KEPT_ARRAY:
+        if count > _KEPT_ARRAY and key not in self._keep:
             for _ in range(count):
                 self._skip(self._scalar("<Q"), f"metadata {key!r}")
             metadata[f"{key}#length"] = count
@@ -139,10 +142,11 @@ class _Reader:
         read = self._string if kind == _STRING else lambda: self._scalar(self._format(kind, key))
         metadata[key] = [read() for _ in range(count)]
 
-    def _tensors(self, count: int, metadata: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-        """Walk the tensor table; returns the tensors' dimensions."""
+    def _tensors(self, count: int, metadata: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+        """Walk the tensor table; returns the tensors' dimensions and types."""
         table: list[tuple[str, int, int]] = []
         shapes: dict[str, tuple[int, ...]] = {}
+        types: dict[str, int] = {}
         for _ in range(count):
             name = self._string()
             dimensions = self._scalar("<I")
@@ -153,6 +157,7 @@ class _Reader:
             kind, offset = self._scalar("<I"), self._scalar("<Q")
             block, block_bytes = _TYPE_SIZES.get(kind, (1, 0))
             table.append((name, offset, -(-elements // block) * block_bytes))
+            types[name] = kind
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise _DamagedError(f"general.alignment is {alignment!r}, not a power of two")
@@ -163,7 +168,7 @@ class _Reader:
                     f"tensor {name!r} needs {start + offset + size} bytes but the file ends at {self._end}: "
                     "it is truncated"
                 )
-        return shapes
+        return shapes, types
 
     def _format(self, kind: int, key: str) -> str:
         if kind not in _SCALARS:

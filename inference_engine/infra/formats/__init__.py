@@ -1,0 +1,1 @@
+"""File formats that several runtimes read, without the libraries behind them."""
