@@ -37,7 +37,10 @@ from inference_engine.domain.requests import (
 )
 from inference_engine.domain.results import Delivered, Delta, SegmentDelta, ToolCallDelta
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
+from inference_engine.infra.huggingface.folder import HfFolder
 from inference_engine.infra.runtimes.transformers import TransformersRuntime
+from inference_engine.infra.runtimes.transformers.loading import load_processor
+from inference_engine.infra.runtimes.transformers.options import TransformersOptions
 from tests.runtimes.conftest import Recorder, answer, delivered_of
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make .venv/torch.stamp")
@@ -79,6 +82,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "classes": lambda folder: tiny_hf.tiny_bert(folder, "ForSequenceClassification", ["bad", "good", "so"]),
         "rerank": lambda folder: tiny_hf.tiny_bert(folder, "ForSequenceClassification", ["score"]),
         "llava": tiny_hf.tiny_llava,
+        "qwen2_vl": tiny_hf.tiny_qwen2_vl,
         "whisper": tiny_hf.tiny_whisper,
         "wav2vec2": tiny_hf.tiny_wav2vec2,
     }
@@ -478,12 +482,14 @@ def image(color: tuple[int, int, int], size: int = 40) -> ImagePart:
     return ImagePart(file.getvalue(), "image/png")
 
 
-def test_answers_depend_on_the_images_of_a_message_as_in_the_library(opened: Callable[..., Open]) -> None:
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_answers_depend_on_the_images_of_a_message_as_in_the_library(opened: Callable[..., Open], name: str) -> None:
     from PIL import Image
 
-    one = opened("llava")
+    one = opened(name)
     assert one.loaded.media == ("image",)
-    processor = transformers.AutoProcessor.from_pretrained(one.folder)
+    hf, options = HfFolder(one.folder), TransformersOptions()
+    processor = load_processor(hf, options)
     model = transformers.AutoModelForImageTextToText.from_pretrained(one.folder)
     seen = set()
     for color in ((255, 0, 0), (0, 20, 255)):
@@ -491,7 +497,8 @@ def test_answers_depend_on_the_images_of_a_message_as_in_the_library(opened: Cal
         request = Chat((Message("user", (part, TextPart("What is this?"))),), Greedy)
         sink = answer(one.runtime, request)
         picture = Image.open(io.BytesIO(part.data))
-        text = "<|im_start|>user\n<image>What is this?<|im_end|>\n<|im_start|>assistant\n"
+        placed = "<image>" if name == "llava" else "<|vision_start|><|image_pad|><|vision_end|>"
+        text = f"<|im_start|>user\n{placed}What is this?<|im_end|>\n<|im_start|>assistant\n"
         inputs = processor(text=[text], images=[picture], return_tensors="pt")
         expected = model.generate(**inputs, max_new_tokens=24, do_sample=False)[0, inputs["input_ids"].shape[1] :]
         ids = [token for token in expected.tolist() if token != processor.tokenizer.eos_token_id]

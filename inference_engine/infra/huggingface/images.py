@@ -7,9 +7,9 @@ import warnings
 from typing import Any
 
 from inference_engine.domain.errors import InvalidRequest, RuntimeMissing
+from inference_engine.infra.images import MAX_BYTES, READABLE
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-MAX_BYTES = 32 << 20
 
 
 def decode_image(data: bytes, max_pixels: int, field: str) -> Any:
@@ -36,6 +36,4 @@ def decode_image(data: bytes, max_pixels: int, field: str) -> Any:
                 )
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(
-            f"the image cannot be decoded ({error}): send {', '.join(_FORMATS)}", param=field
-        ) from None
+        raise InvalidRequest(f"the image cannot be decoded ({error}): send {READABLE}", param=field) from None

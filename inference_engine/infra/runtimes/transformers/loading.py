@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from inference_engine.domain.errors import EngineError, InvalidManifest, ModelLoadFailed, RuntimeMissing
-from inference_engine.infra.huggingface.folder import HfFolder, Role
+from inference_engine.infra.huggingface.folder import HfFolder, Role, read_json
 from inference_engine.infra.runtimes.transformers.options import TransformersOptions
 
 EXTRA = 'pip install torch==2.13.0, then pip install "inference-engine[transformers]"'
@@ -169,6 +171,51 @@ def load_part(class_name: str, folder: HfFolder, options: TransformersOptions, *
     with reported(folder):
         return getattr(transformers, class_name).from_pretrained(
             str(folder.path), local_files_only=True, trust_remote_code=trusts_code(folder, options), **more
+        )
+
+
+def load_processor(folder: HfFolder, options: TransformersOptions) -> Any:
+    """The processor of a model that sees. One that also takes video is made without that half where torchvision is
+    not installed: the library would refuse the whole.
+
+    Raises what `load_part` raises.
+    """
+    try:
+        return load_part("AutoProcessor", folder, options)
+    except RuntimeMissing:
+        if find_spec("torchvision") is not None:
+            raise
+        made = _processor_without_video(folder, options)
+        if made is None:
+            raise
+        return made
+
+
+def _processor_without_video(folder: HfFolder, options: TransformersOptions) -> Any:
+    """None where the library knows no processor for this kind of model."""
+    transformers = import_transformers()
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    name = PROCESSOR_MAPPING_NAMES.get(folder.config["model_type"])
+    if name is None:
+        return None
+    kind = getattr(transformers, name)
+
+    def check(self: Any, part: str, given: Any) -> Any:
+        return type(None) if given is None else kind.check_argument_for_proper_class(self, part, given)
+
+    taken = inspect.signature(kind.__init__).parameters
+    path = folder.path / "processor_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    tokenizer = load_part("AutoTokenizer", folder, options)
+    images = load_part("AutoImageProcessor", folder, options, backend="pil")
+    with reported(folder):
+        return type(name, (kind,), {"check_argument_for_proper_class": check})(
+            image_processor=images,
+            tokenizer=tokenizer,
+            video_processor=None,
+            chat_template=tokenizer.chat_template,
+            **{key: value for key, value in settings.items() if key in taken and not isinstance(value, dict)},
         )
 
 

@@ -102,7 +102,7 @@ class TransformersRuntime(RuntimeDefaults):
         model = loaded.model
         if role in ("generate", "see"):
             loading.add_adapters(loaded, adapters)
-            processor = loading.load_part("AutoProcessor", hf, options) if role == "see" else None
+            processor = loading.load_processor(hf, options) if role == "see" else None
             tokenizer = processor.tokenizer if processor else loading.load_part("AutoTokenizer", hf, options)
             self._writer = TextModel(loaded, tokenizer, processor, hf, options, root)
             return model
