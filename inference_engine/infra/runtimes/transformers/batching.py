@@ -139,6 +139,9 @@ class BatchLoop:
 
     def _admit(self) -> None:
         """Compute one chunk of the newcomer's prompt; after the last one it joins its batch."""
+        for run in [run for run in self._waiting if run.cancelled]:
+            self._waiting.remove(run)
+            run.end(None)
         if self._newcomer is None:
             if not self._waiting or self._running() >= self._parallel:
                 return
@@ -166,11 +169,11 @@ class BatchLoop:
             self._batches.setdefault(run.adapter, _Batch(self._model)).join(run, newcomer.cache, newcomer.done, token)
 
     def _step(self, adapter: str | None, batch: _Batch) -> None:
-        batch.leave()
-        if not batch.runs:
-            del self._batches[adapter]
-            return
         try:
+            batch.leave()
+            if not batch.runs:
+                del self._batches[adapter]
+                return
             self._switch(adapter)
             batch.step()
         except Exception as error:  # the cache may be half written: none of its sequences can go on

@@ -17,6 +17,8 @@ from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.requests import Sampling
 from inference_engine.infra.huggingface.options import SamplingDefaults
 
+_HEAD = 1024
+
 
 class Constraint(Protocol):
     """A grammar that follows one answer."""
@@ -135,24 +137,39 @@ class Sampler:
         import torch
 
         probabilities = torch.softmax(scores, -1)
-        count = min(self._top_k, len(scores)) if self._top_k else len(scores)
-        sorted_, places = (
-            torch.topk(probabilities, count) if self._top_k else torch.sort(probabilities, descending=True)
-        )
+        sorted_, places = self._candidates(probabilities)
         if self._typical < 1.0:
             sorted_, places = _typical(sorted_, places, self._typical)
         keep = torch.ones_like(sorted_, dtype=torch.bool)
         if self._top_p < 1.0:
-            shares = sorted_ / sorted_.sum()
+            whole = sorted_.sum() if self._top_k or self._typical < 1.0 else 1.0
+            shares = sorted_ / whole
             keep &= shares.cumsum(-1) - shares < self._top_p
         if self._min_p > 0.0:
             keep &= sorted_ >= self._min_p * probabilities.max()
         kept = torch.where(keep, sorted_, 0.0).double()
         if float(kept.sum()) <= 0.0:
-            return int(places[0])
+            return int(probabilities.argmax())
         cumulative = kept.cumsum(-1)
         place = int(torch.searchsorted(cumulative, cumulative[-1] * self._uniform(), right=True))
         return int(places[min(place, int(kept.nonzero().max()))])
+
+    def _candidates(self, probabilities: Any) -> tuple[Any, Any]:
+        """Probabilities and tokens to draw from, the likeliest first where that matters.
+
+        Sorting a whole vocabulary costs more than a small model: it is done only where a few tokens do not suffice.
+        """
+        import torch
+
+        size = len(probabilities)
+        if self._top_k:
+            return tuple(torch.topk(probabilities, min(self._top_k, size)))
+        if self._top_p >= 1.0 and self._typical >= 1.0:
+            return probabilities, torch.arange(size, device=probabilities.device)
+        head = torch.topk(probabilities, min(_HEAD, size))
+        if self._typical >= 1.0 and float(head.values.sum()) > self._top_p:
+            return head.values, head.indices
+        return tuple(torch.sort(probabilities, descending=True))
 
     def _uniform(self) -> float:
         """A number in [0, 1) for this position."""
