@@ -25,6 +25,7 @@ from inference_engine.domain.model import Execution, Manifest
 from inference_engine.domain.ports import Loaded
 from inference_engine.domain.requests import Chat, Complete, JsonSchema, Message, Sampling, Transcribe
 from inference_engine.domain.results import Delivered, Delta
+from inference_engine.domain.text_tensors import EMBEDDING, TEXT, TOKENS, text_tensor
 from inference_engine.infra.runtimes.vllm import VllmRuntime
 from tests.runtimes.conftest import Recorder, answer, delivered_of
 
@@ -143,6 +144,29 @@ def test_what_cannot_be_answered_is_refused_by_name(runtime: VllmRuntime) -> Non
     ):
         with pytest.raises(error, match=problem):
             runtime.generate(request, Delivered(), Recorder())
+
+
+def test_embeddings_are_those_of_transformers(tmp_path: Path) -> None:
+    import numpy as np
+    import torch
+
+    path = tiny_hf.tiny_causal(tmp_path / "embedder", "Qwen3", head_dim=32)
+    tiny_hf.sentence_files(path, "lasttoken")
+    runtime = VllmRuntime()
+    loaded = runtime.load(manifest("feature-extraction"), path)
+    assert loaded.kinds == ("embed", "predict")
+    texts = ["The dog", "a quick fox"]
+    outputs = runtime.run({TEXT: text_tensor(texts)})
+    with pytest.raises(ContextLengthExceeded, match="takes 64"):
+        runtime.run({TEXT: text_tensor(["word " * 100])})
+    runtime.close()
+    words = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModel.from_pretrained(path)
+    for row, text in enumerate(texts):
+        ids = words(text, return_tensors="pt")
+        state = torch.nn.functional.normalize(model(**ids).last_hidden_state[0, -1], dim=0)
+        np.testing.assert_allclose(outputs[EMBEDDING][row], state.detach().numpy(), atol=1e-5)
+        assert outputs[TOKENS][row] == ids["input_ids"].shape[1]
 
 
 def test_only_what_is_trusted_and_fits_is_loaded(folder: Path, tmp_path: Path) -> None:

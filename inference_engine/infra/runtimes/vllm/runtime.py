@@ -79,6 +79,8 @@ class VllmRuntime(RuntimeDefaults):
         _check_trust(hf, options)
         adapters = adapter_folders(options.adapters, folder)
         self._context = context_length(options.context_length, hf)
+        if self._role == "embed":
+            self._context = min(self._context, hf.sentence_settings().max_tokens or self._context)
         self._config = hf.generation_defaults()
         engine = self._started(hf, adapted=bool(adapters))
         try:
@@ -103,7 +105,7 @@ class VllmRuntime(RuntimeDefaults):
             ).create_engine_config()
             return LLMEngine(config, Executor.get_class(config), log_stats=False, multiprocess_mode=False)
         except Exception as error:  # vLLM raises what it likes
-            text = next((line for line in str(error).splitlines() if line.strip()), "no message")
+            text = "; ".join([line.strip() for line in str(error).splitlines() if line.strip()][:3])
             raise ModelLoadFailed(
                 f"vLLM cannot load {hf.path}: {type(error).__name__}: {text}", param="artifact"
             ) from error
