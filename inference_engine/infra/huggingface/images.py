@@ -35,5 +35,7 @@ def decode_image(data: bytes, max_pixels: int, field: str) -> Any:
                     param=field,
                 )
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except InvalidRequest:
+        raise
+    except Exception as error:  # on damaged files the decoders raise what they like
         raise InvalidRequest(f"the image cannot be decoded ({error}): send {READABLE}", param=field) from None

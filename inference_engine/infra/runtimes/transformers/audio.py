@@ -14,6 +14,9 @@ from inference_engine.domain.tensors import Array
 
 _BLOCK_S = 30
 _LOBES = 16  # zero crossings of the resampling filter on each side
+_MOST_PHASES = 1024
+_BLOCK = 4096
+_RATES = (1_000, 768_000)
 FIELD = "file"
 
 
@@ -38,6 +41,10 @@ def decode_audio(data: bytes, rate: int, max_s: int, max_bytes: int) -> Array:
             continue
         if not len(samples):
             raise InvalidRequest("the recording holds no sound", param=FIELD)
+        if not _RATES[0] <= source <= _RATES[1]:
+            raise InvalidRequest(
+                f"the recording has {source} samples a second, {_RATES[0]} to {_RATES[1]} are read", param=FIELD
+            )
         return resampled(samples, source, rate)
     raise InvalidRequest(
         f"the recording cannot be decoded ({'; '.join(problems)}): send WAV, FLAC, OGG or MP3", param=FIELD
@@ -116,20 +123,44 @@ def _whole(blocks: list[Array]) -> Array:
 
 
 def resampled(samples: Array, source: int, target: int) -> Array:
-    """`samples` at another rate, through a windowed-sinc low pass computed by polyphase convolution."""
+    """`samples` at another rate, through a windowed-sinc low pass."""
     if source == target:
         return np.ascontiguousarray(samples, np.float32)
-    import torch
-
     common = math.gcd(source, target)
     down, up = source // common, target // common
     cut = 0.95 * min(1.0, up / down)  # as a share of the source's half rate
     reach = math.ceil(_LOBES / cut)
-    offsets = torch.arange(-reach, reach + 1 + down, dtype=torch.float64)
-    phases = torch.arange(up, dtype=torch.float64) * down / up
-    distance = offsets[None, :] - phases[:, None]
-    window = torch.where(distance.abs() <= reach, torch.cos(distance * math.pi / 2 / reach) ** 2, 0.0)
-    kernel = (cut * torch.sinc(cut * distance) * window).float()
-    padded = torch.nn.functional.pad(torch.from_numpy(np.asarray(samples, np.float32)), (reach, reach + 1 + down))
-    output: Any = torch.nn.functional.conv1d(padded[None, None], kernel[:, None], stride=down)[0]
-    return np.asarray(output.T.reshape(-1)[: math.ceil(len(samples) * up / down)].contiguous().numpy())
+    padded = np.pad(np.asarray(samples, np.float32), (reach, reach + 1 + down))
+    size = math.ceil(len(samples) * up / down)
+    if up <= _MOST_PHASES:
+        return _polyphase(padded, up, down, cut, reach)[:size]
+    return _one_by_one(padded, up, down, cut, reach, size)
+
+
+def _filter(distance: Array, cut: float, reach: int) -> Array:
+    """The low pass at so many source samples from its middle."""
+    window = np.where(np.abs(distance) <= reach, np.cos(distance * (math.pi / 2 / reach)) ** 2, 0.0)
+    return np.asarray(cut * np.sinc(cut * distance) * window, np.float32)
+
+
+def _polyphase(padded: Array, up: int, down: int, cut: float, reach: int) -> Array:
+    """Every output sample, `up` at a time: their filters are the same for each `down` source samples."""
+    import torch
+
+    offsets = np.arange(-reach, reach + 1 + down, dtype=np.float64)
+    phases = np.arange(up, dtype=np.float64) * down / up
+    kernel = torch.from_numpy(_filter(offsets[None, :] - phases[:, None], cut, reach))
+    output: Any = torch.nn.functional.conv1d(torch.from_numpy(padded)[None, None], kernel[:, None], stride=down)[0]
+    return np.ascontiguousarray(output.T.reshape(-1).numpy())
+
+
+def _one_by_one(padded: Array, up: int, down: int, cut: float, reach: int, size: int) -> Array:
+    """The same for rates without a common measure: a filter for each output sample."""
+    taps = np.arange(-reach, reach + 1)
+    output = np.empty(size, np.float32)
+    for start in range(0, size, _BLOCK):
+        positions = np.arange(start, min(start + _BLOCK, size)) * (down / up)
+        middles = positions.astype(np.int64)
+        weights = _filter(taps[None, :] - (positions - middles)[:, None], cut, reach)
+        output[start : start + _BLOCK] = (padded[middles[:, None] + taps[None, :] + reach] * weights).sum(-1)
+    return output
