@@ -16,7 +16,7 @@ test: .venv/test.stamp console
 	$(MAKE) check
 	$(BIN)/python -m pytest
 
-test-all: .venv/torch.stamp console
+test-all: .venv/slow.stamp console
 	bash tests/services.sh
 	$(MAKE) check
 	$(BIN)/python -m pytest -m "slow or not slow"
@@ -65,10 +65,10 @@ clean:
 	$(PIP) --group test --group check
 	@touch $@
 
-.venv/torch.stamp: .venv/test.stamp
-	@echo "Installing PyTorch for the slow tests ..."
+.venv/slow.stamp: .venv/test.stamp
+	@echo "Installing PyTorch and OpenVINO for the slow tests ..."
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[transformers]' --group torch
+	$(PIP) --editable '.[transformers,openvino]' --group torch
 	@touch $@
 
 build/vllm/test.stamp: pyproject.toml
@@ -83,7 +83,7 @@ build/vllm/test.stamp: pyproject.toml
 	@touch $@
 
 .venv/bench.stamp: .venv/test.stamp
-	$(PIP) --group bench
+	$(PIP) --editable '.[openvino]' --group bench
 	@touch $@
 
 .venv/training.stamp: .venv/server.stamp training/requirements.txt

@@ -16,8 +16,8 @@ import pytest
 
 from tests.conftest import LiveServer
 
-pytest.importorskip("torch", reason="torch is not installed: make .venv/torch.stamp")
-pytest.importorskip("transformers", reason="transformers is not installed: make .venv/torch.stamp")
+pytest.importorskip("torch", reason="torch is not installed: make .venv/slow.stamp")
+pytest.importorskip("transformers", reason="transformers is not installed: make .venv/slow.stamp")
 
 from tests.fixtures import tiny_hf
 

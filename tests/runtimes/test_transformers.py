@@ -43,8 +43,8 @@ from inference_engine.infra.runtimes.transformers.loading import load_processor
 from inference_engine.infra.runtimes.transformers.options import TransformersOptions
 from tests.runtimes.conftest import Recorder, answer, delivered_of
 
-torch = pytest.importorskip("torch", reason="torch is not installed: make .venv/torch.stamp")
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: make .venv/torch.stamp")
+torch = pytest.importorskip("torch", reason="torch is not installed: make .venv/slow.stamp")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: make .venv/slow.stamp")
 
 from tests.fixtures import tiny_hf  # noqa: E402  needs the libraries
 
