@@ -20,6 +20,7 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.model import Execution, ExecutorKind, Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Loaded, Runtime
+from inference_engine.infra.formats.ubjson import BrokenUbjson, check_ubjson
 from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.runtimes.trust import TRUSTED_DIGESTS, digest_of, tree_digest
 from tests.fixtures import tabular
@@ -194,13 +195,18 @@ class Trap:
 
 
 @pytest.mark.parametrize("name", ["m.pkl", "m.joblib", "m.skops"])
-def test_a_pickle_does_not_run(tmp_path: Path, name: str) -> None:
+def test_a_pickle_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     marker = tmp_path / "ran"
     (tmp_path / name).write_bytes(pickle.dumps(Trap(marker)))
     with pytest.raises(ModelLoadFailed, match="it is refused") as caught:
         load("sklearn", tmp_path, name)
-    assert digest_of((tmp_path / name).read_bytes()) in caught.value.message
+    digest = digest_of((tmp_path / name).read_bytes())
+    assert digest in caught.value.message
     assert not marker.exists()
+    monkeypatch.setenv(TRUSTED_DIGESTS, digest)
+    with pytest.raises(ModelLoadFailed, match="holds a NoneType"):
+        load("sklearn", tmp_path, name)
+    assert marker.exists()  # so the trap was a real one
 
 
 def test_a_trusted_pickle_runs_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,6 +345,23 @@ def test_a_signature_that_differs_names_the_tensor(tmp_path: Path) -> None:
     _, loaded = load("xgboost", tmp_path, "m.ubj", Signature((TensorSpec("input", "float64", (-1, 4)),)))
     assert loaded.signature is not None
     assert loaded.signature.inputs[0].dtype == "float64"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{L" + b"\xff" * 8, "less than"),
+        (b"{U\x01a[$d#L" + b"\x7f" + b"\xff" * 7, "less than"),
+        (b"{U\x01a[#L" + b"\x7f" + b"\xff" * 7, "says that it holds"),
+        (b"{U\x01a" + b"[" * 500, "nested more than"),
+        (b"{U\x01aS" + b"i\xff", "less than"),
+        (b"{U\x01aq", "should be a type"),
+        (b"{}U\x01", "something follows"),
+    ],
+)
+def test_ubjson_that_lies_about_its_sizes_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(BrokenUbjson, match=message):
+        check_ubjson(content)
 
 
 # -- MLflow -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import shutil
 import site
 import sys
 import sysconfig
-import venv
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,6 +122,8 @@ def _server_packages() -> list[str]:
 
 
 def _empty_environment(home: Path) -> None:
+    import venv
+
     home.parent.mkdir(parents=True, exist_ok=True)
     venv.EnvBuilder(symlinks=True, with_pip=False).create(home)
     lines = [f"import site; site.addsitedir({path!r})" for path in _server_packages()]  # reads their .pth files too
