@@ -142,6 +142,21 @@ def test_named_columns_are_tensors_of_their_own(tmp_path: Path) -> None:
         runtime.run(given | {"city": np.array([b"\xff"] * len(cities), dtype=object)})
 
 
+def test_texts_are_one_tensor(tmp_path: Path) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    texts, kinds = ["good day", "schöner Tag", "bad night", "bad day"], ["+", "+", "-", "-"]
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, kinds)
+    tabular.save_skops(model, tmp_path / "m.skops")
+    runtime, loaded = load("sklearn", tmp_path, "m.skops")
+    assert loaded.signature is not None
+    assert loaded.signature.inputs == (TensorSpec("input", "bytes", (-1,)),)
+    found = runtime.run({"input": np.array([text.encode() for text in texts], dtype=object)})
+    np.testing.assert_array_equal(found["probabilities"], model.predict_proba(texts))
+
+
 def test_a_forest_needs_a_type_that_the_manifest_names(tmp_path: Path) -> None:
     model = tabular.forest()
     tabular.save_skops(model, tmp_path / "m.skops")
@@ -380,6 +395,41 @@ def test_mlflow_hands_native_files_to_their_runtimes(tmp_path: Path) -> None:
     given = {"input": ROWS32}
     np.testing.assert_array_equal(runtime.run(given)["prediction"], direct.run(given)["prediction"])
     runtime.close()
+
+
+def test_mlflow_names_the_types_of_its_skops_files(tmp_path: Path) -> None:
+    model = tabular.forest()
+    tabular.save_skops(model, tmp_path / "model.skops")
+    flavour = "  sklearn: {{pickled_model: model.skops, serialization_format: skops, skops_trusted_types: [{}]}}\n"
+    mlflow_folder(tmp_path, flavour.format("sklearn.tree._tree.Tree"))
+    runtime, _ = load("mlflow", tmp_path, "MLmodel")
+    np.testing.assert_array_equal(runtime.run({"input": ROWS})["label"], model.predict(ROWS))
+    mlflow_folder(tmp_path, flavour.format("posix.system"))
+    with pytest.raises(InvalidManifest, match=r"posix\.system.*cannot trust it"):
+        load("mlflow", tmp_path, "MLmodel")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of MLflow
+def test_a_trusted_python_function_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyfunc = pytest.importorskip("mlflow.pyfunc", reason="mlflow is not installed")
+    import pandas
+    from mlflow.models import infer_signature
+
+    class Double(pyfunc.PythonModel):  # type: ignore[misc, name-defined]
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            return model_input["a"] * 2
+
+    table = pandas.DataFrame({"a": [1.0, 2.0]})
+    signature = infer_signature(table, (table["a"] * 2).rename("doubled"))
+    folder = tmp_path / "model"
+    pyfunc.save_model(folder, python_model=Double(), signature=signature, pip_requirements=["numpy"])
+    monkeypatch.setenv(TRUSTED_DIGESTS, tree_digest(folder))
+    for _ in range(2):  # loading leaves the folder as it was
+        runtime, loaded = load("mlflow", folder, "MLmodel")
+        assert loaded.signature is not None
+        assert loaded.signature.inputs == (TensorSpec("a", "float64", (-1,)),)
+        assert runtime.run({"a": np.array([1.0, 2.0])})["doubled"].tolist() == [2, 4]
 
 
 def test_mlflow_pickles_and_functions_are_refused_unless_trusted(tmp_path: Path) -> None:

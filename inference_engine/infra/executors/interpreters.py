@@ -28,6 +28,7 @@ REQUIREMENTS = "requirements.txt"
 _FILE = re.compile(r"\.(whl|tar\.gz|zip|txt)$")
 _LIMIT_S = 1800.0
 _LOG_LINES = 60
+_LINE_BYTES = 1 << 20
 _log = get_logger(__name__)
 
 
@@ -56,12 +57,19 @@ class ModelInterpreters:
                 "them, or install them for the server and remove the file",
                 param=REQUIREMENTS,
             )
+        try:
+            return str(_python(await self._made(file, str(model.manifest.ref))))
+        except OSError as error:
+            raise ModelLoadFailed(f"{file}: its packages cannot be installed: {error}", param=REQUIREMENTS) from error
+
+    async def _made(self, file: Path, ref: str) -> Path:
+        """The environment for `file`, made if it is not there."""
         key = await asyncio.to_thread(_key, file)
         home = self._folder / key
         async with self._making.setdefault(key, asyncio.Lock()):
-            if not home.is_dir():
-                await self._make(home, file, str(model.manifest.ref))
-        return str(_python(home))
+            if not await asyncio.to_thread(home.is_dir):
+                await self._make(home, file, ref)
+        return home
 
     async def _make(self, home: Path, file: Path, ref: str) -> None:
         """Built beside its place and then moved, so that a folder of the final name is always whole."""
@@ -87,6 +95,7 @@ class ModelInterpreters:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            limit=_LINE_BYTES,
         )
         assert process.stdout is not None
         said: deque[str] = deque(maxlen=_LOG_LINES)

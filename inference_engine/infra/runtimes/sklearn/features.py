@@ -29,7 +29,7 @@ class Features:
         first = _first(estimator)
         self.names = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
         self.count = int(getattr(estimator, "n_features_in_", 0) or getattr(first, "n_features_in_", 0))
-        self._texts_alone = hasattr(first, "vocabulary_") and not hasattr(first, "n_features_in_")
+        self._texts_alone = _reads_texts(first)
         by_columns = layout == "columns" or (layout == "auto" and hasattr(first, "transformers_"))
         if by_columns and not self.names:
             if layout == "columns" or _text_columns(first):
@@ -67,6 +67,11 @@ def _column(name: str, array: Array) -> Array:
     return text(name, flat) if flat.dtype.kind in "OSU" else flat
 
 
+def _reads_texts(step: Any) -> bool:
+    """Whether it is one of scikit-learn's text vectorizers, which take one text for each row."""
+    return hasattr(step, "build_analyzer")
+
+
 def _first(estimator: Any) -> Any:
     """The step of a pipeline that sees the rows as they come."""
     while hasattr(estimator, "steps") and estimator.steps:
@@ -91,7 +96,7 @@ def _text_columns(transformer: Any) -> Mapping[str, tuple[str, Any]]:
 
 def _kinds(step: Any, columns: list[str]) -> Iterator[tuple[str, tuple[str, Any]]]:
     first = _first(step)
-    if hasattr(first, "vocabulary_"):
+    if _reads_texts(first):
         yield from ((name, ("bytes", "a")) for name in columns)
         return
     values = getattr(first, "categories_", None)
