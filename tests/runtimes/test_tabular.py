@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -425,6 +426,7 @@ def test_a_trusted_python_function_is_run(tmp_path: Path, monkeypatch: pytest.Mo
     folder = tmp_path / "model"
     pyfunc.save_model(folder, python_model=Double(), signature=signature, pip_requirements=["numpy"])
     monkeypatch.setenv(TRUSTED_DIGESTS, tree_digest(folder))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # and give it back what loading sets
     for _ in range(2):  # loading leaves the folder as it was
         runtime, loaded = load("mlflow", folder, "MLmodel")
         assert loaded.signature is not None
