@@ -22,6 +22,7 @@ from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.options import decode_options
+from inference_engine.infra.runtimes.signatures import declared_over_found
 from inference_engine.infra.runtimes.threads import thread_count
 
 _DTYPES = {
@@ -68,11 +69,10 @@ class OnnxRuntime(RuntimeDefaults):
             tuple(_spec(node, path) for node in self._session.get_inputs()),
             tuple(_spec(node, path) for node in self._session.get_outputs()),
         )
-        if manifest.signature is not None:
-            _compare(manifest.signature, self._signature, path)
+        signature = declared_over_found(manifest.signature, self._signature, path)
         self._wanted = [spec.name for spec in self._signature.outputs]
         self._texts = frozenset(spec.name for spec in self._signature.inputs if spec.dtype == "bytes")
-        return Loaded(("predict",), _merge(manifest.signature, self._signature), details=self._details(path, threads))
+        return Loaded(("predict",), signature, details=self._details(path, threads))
 
     def run(self, batch: Tensors) -> Tensors:
         feed = dict(batch)
@@ -155,39 +155,6 @@ def _spec(node: Any, path: Path) -> TensorSpec:
         raise ModelLoadFailed(f"{path}: {node.name!r} is a {node.type}, which is not supported", param=node.name)
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
     return TensorSpec(node.name, _DTYPES[node.type], shape)
-
-
-def _compare(declared: Signature, found: Signature, path: Path) -> None:
-    for kind in ("inputs", "outputs"):
-        given = {spec.name: spec for spec in getattr(declared, kind)}
-        real = {spec.name: spec for spec in getattr(found, kind)}
-        if not given and kind == "outputs":
-            continue
-        if given.keys() != real.keys():
-            name = sorted(given.keys() ^ real.keys())[0]
-            raise ModelLoadFailed(
-                f"{path}: the signature's {kind} are {sorted(given)}, the model's are {sorted(real)}", param=name
-            )
-        for name, spec in given.items():
-            _compare_tensor(spec, real[name], path)
-
-
-def _merge(declared: Signature | None, found: Signature) -> Signature:
-    if declared is None:
-        return found
-    return Signature(declared.inputs, declared.outputs or found.outputs)
-
-
-def _compare_tensor(given: TensorSpec, real: TensorSpec, path: Path) -> None:
-    fits = len(given.shape) == len(real.shape) and all(
-        -1 in (a, b) or a == b for a, b in zip(given.shape, real.shape, strict=True)
-    )
-    if given.dtype != real.dtype or not fits:
-        raise ModelLoadFailed(
-            f"{path}: the signature says {given.name!r} is {given.dtype} {list(given.shape)}, "
-            f"the model says {real.dtype} {list(real.shape)}",
-            param=given.name,
-        )
 
 
 def _text(name: str, array: Array) -> Array:
