@@ -42,5 +42,5 @@ def open_keras(path: Path) -> tuple[Any, Any, list[str], list[str]]:
     except Exception as error:  # the model's own layers run here
         raise damaged(path, error) from None
     inputs = [tensor.name for tensor in keras.tree.flatten(structure)]
-    outputs = list(getattr(model, "output_names", ()) or (tensor.name for tensor in model.outputs))
+    outputs = [model.layers[-1].name] if isinstance(model, keras.Sequential) else list(model.output_names)
     return model, function, inputs, outputs
