@@ -19,9 +19,11 @@ LIBRARIES = {
     "python": "",
     "tensorflow": "tensorflow",
     "torch": "torch",
+    "transformers": "transformers",
+    "vllm": "vllm",
 }
 """The library behind each runtime of this package; another package's runtime stands for itself."""
-_EXTRAS = frozenset(("openvino", "tensorflow", "torch"))
+_EXTRAS = frozenset(("openvino", "tensorflow", "torch", "transformers", "vllm"))
 """Runtimes whose libraries come with an extra of this package, of the same name."""
 
 
