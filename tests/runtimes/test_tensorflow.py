@@ -19,7 +19,9 @@ from inference_engine.domain.errors import EngineError, InvalidManifest, ModelLo
 from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Executor, Loaded, StoredModel
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
+from inference_engine.infra.repository import FolderRepository
 from tests.conftest import ROOT
+from tests.core.test_docs_examples import blocks
 from tests.fixtures.tiny_tensorflow import sample
 
 pytestmark = [
@@ -129,3 +131,17 @@ async def test_damaged_models_and_wrong_options_are_named(models: Path, tmp_path
         with pytest.raises(kind, match=message):
             async with started(tmp_path, artifact, **wanted):  # type: ignore[arg-type]
                 pass
+
+
+async def test_the_manual_makes_a_model_that_is_served(tmp_path: Path) -> None:
+    (script,) = blocks("runtimes/tensorflow.md", "python")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=100, env=os.environ | QUIET)
+    models, broken = FolderRepository([tmp_path / "models"]).scan()
+    assert broken == []
+    assert models[0].manifest.artifact == "saved"
+    (text,) = blocks("runtimes/tensorflow.md", "yaml")
+    (models[0].folder / "model.yaml").write_text(text)
+    (model,), _ = FolderRepository([tmp_path / "models"]).scan()
+    async with started(model.folder, model.manifest.artifact, options=model.manifest.options) as (executor, _):
+        result = await executor.run([{"x": np.ones((2, 4), np.float32)}], [2])
+        assert result.outputs[0]["scores"].tolist() == [[4, 4, 4]] * 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 
 from inference_engine.domain.errors import InferenceFailed, InvalidManifest, ModelLoadFailed, RuntimeMissing
 from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec
+from inference_engine.infra.manifest_files import read_manifest
+from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.runtimes.torch import TorchRuntime
+from tests.core.test_docs_examples import blocks
 from tests.fixtures.tiny_torch import Touch, expected, net, rewritten, sample, save_program, save_script
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'inference-engine[torch]'")
@@ -162,6 +167,16 @@ def hostile_programs(marker: Path, model: dict[str, Any]) -> dict[str, dict[str,
     def name(copy: dict[str, Any]) -> None:
         copy["graph_module"]["graph"]["nodes"][0]["name"] = f"a=1\n    {touch}"
 
+    def argument(copy: dict[str, Any]) -> None:
+        copy["graph_module"]["module_call_graph"][0]["signature"]["forward_arg_names"][0] = f"x={touch}"
+
+    def keyword(copy: dict[str, Any]) -> None:
+        signature = copy["graph_module"]["module_call_graph"][0]["signature"]
+        structure = json.loads(signature["in_spec"])
+        structure[1]["children_spec"][1]["context"] = json.dumps([f"x={touch}"])
+        signature["in_spec"] = json.dumps(structure)
+
+    quoted = f"L[\"'] == {touch} == L['\"]"
     return {
         "pickled sample": {"data/sample_inputs/model.pt": pickled.getvalue()},
         "opaque object": {"data/constants/opaque_obj_0": pickle.dumps(Touch(marker))},
@@ -169,6 +184,9 @@ def hostile_programs(marker: Path, model: dict[str, Any]) -> dict[str, dict[str,
         "size": changed(size),
         "operator": changed(operator),
         "name": changed(name),
+        "argument": changed(argument),
+        "keyword": changed(keyword),
+        "quoted guard": changed(lambda copy: copy.update(guards_code=[quoted])),
         "guard": changed(lambda copy: copy.update(guards_code=[touch])),
     }
 
@@ -262,3 +280,25 @@ def test_a_device_that_is_not_there_says_so(tmp_path: Path, module: Any) -> None
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeMissing, match="sees no cuda device"):
             TorchRuntime().load(manifest("model.pt2", None, "cuda"), tmp_path)
+
+
+def test_the_manual_makes_models_that_are_served(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (script,) = blocks("runtimes/torch.md", "python")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=100)
+    models, broken = FolderRepository([tmp_path / "models"]).scan()
+    assert broken == []
+    runtime = TorchRuntime()
+    runtime.load(models[0].manifest, models[0].folder)
+    assert runtime.run({"x": np.ones((3, 4), np.float32)})["scores"].shape == (3, 3)
+
+    (text,) = blocks("runtimes/torch.md", "yaml")
+    (tmp_path / "model.py").write_text(script.partition("folder = ")[0])
+    namespace: dict[str, Any] = {}
+    exec(script.partition("folder = ")[0], namespace)
+    save_file(namespace["Net"]().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "model.yaml").write_text(text)
+    runtime = TorchRuntime()
+    runtime.load(read_manifest(tmp_path / "model.yaml", "net", "1"), tmp_path)
+    assert runtime.run({"x": np.ones((3, 4), np.float32)})["scores"].shape == (3, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from inference_engine.domain.errors import InvalidManifest, ModelLoadFailed
+from inference_engine.domain.errors import InvalidManifest, ModelLoadFailed, RuntimeMissing
 from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.torch.vetting import vet_program
 from inference_engine.infra.runtimes.user_code import import_file, siblings_importable, user_code
@@ -106,8 +106,10 @@ def load_module(path: Path, kind: Format, folder: Path, reference: str | None, i
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise RuntimeMissing(f"safetensors cannot be imported ({error}): pip install safetensors") from error
     try:
         found: dict[str, Any] = load_file(path)
     except Exception as error:  # SafetensorError, and what a lying header leads to

@@ -80,11 +80,17 @@ def module_call(module: Any, names: Sequence[str]) -> Call:
 def named_outputs(result: Any, declared: Sequence[str]) -> dict[str, Any]:
     """What a module returned as tensors by name: a dict's keys, or `declared` in order, or `output`, `output_0`, ...
 
+    `declared` are in the order in which the module returns them, or empty.
+
     Raises:
         InferenceFailed: something in it is not a tensor, or its number differs from what is declared.
     """
+    import torch
     from torch.utils import _pytree as pytree
 
+    plain = (result,) if isinstance(result, torch.Tensor) else result
+    if type(plain) is tuple and len(plain) == len(declared) and all(isinstance(v, torch.Tensor) for v in plain):
+        return dict(zip(declared, plain, strict=True))  # what most modules return, named without a walk
     flat, structure = pytree.tree_flatten(result)
     found = {name: value for name, value in zip(output_names(structure), flat, strict=True) if value is not None}
     if not declared or found.keys() == set(declared):

@@ -62,8 +62,7 @@ class TorchRuntime(RuntimeDefaults):
             raise InvalidManifest(
                 f"options.class: {path.name} is a whole program and needs no class: leave it out", param="options.class"
             )
-        signature = self._open(path, kind, folder, manifest.signature, options)
-        self._outputs = tuple(spec.name for spec in signature.outputs)
+        signature = self._open(path, kind, folder, manifest.signature or options.signature, options)
         self._output_dtypes = {spec.name: spec.dtype for spec in signature.outputs}
         self._dtypes = self._input_dtypes(signature, kind, options)
         self._own = frozenset(
@@ -117,13 +116,16 @@ class TorchRuntime(RuntimeDefaults):
             found = program_signature(program, str(path))
             self._module = program.module()
             self._call = program_call(program, self._compiled(options))
+            self._outputs = tuple(spec.name for spec in found.outputs)
             return declared_over_found(declared, found, path)
         if declared is None:
             raise InvalidManifest(
-                f"{path.name} does not tell its tensors: declare signature.inputs (name, dtype, shape) in model.yaml",
+                f"{path.name} does not tell its tensors: declare signature.inputs (name, dtype, shape) in model.yaml, "
+                "or options.signature where a pipeline stands around it",
                 param="signature",
             )
         _no_texts(declared)
+        self._outputs = tuple(spec.name for spec in declared.outputs)
         if kind == "script":
             if options.compile:
                 raise InvalidManifest(

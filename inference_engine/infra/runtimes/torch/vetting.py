@@ -24,7 +24,6 @@ _RECORDS = re.compile(
 )
 _CODE_RECORDS = re.compile(r"(aotinductor|executorch|mtia)/|.*(opaque_obj_|custom_obj_)\d|.*\.(so|cpp|cubin)$")
 _NAME = re.compile(r"[A-Za-z0-9_.\-]*")
-_NAMED = frozenset(("name", "parameter_name", "buffer_name"))
 _TARGET = re.compile(r"torch\.ops\.[a-z]\w*\.\w+(\.\w+)?|torch\.sym_\w+|torch\._sym_\w+|math\.\w+|_operator\.\w+")
 _REFUSED_TARGETS = re.compile(
     r".*(__|load_library|import_module|triton|torchbind|delegate|from_file)|torch\.ops\.aten\.save"
@@ -79,18 +78,39 @@ def _vet(content: Any, path: Path) -> None:
     for mapping in _mappings(content):
         for key, value in mapping.items():
             if key == "target" and isinstance(value, str):
-                if not _TARGET.fullmatch(value) or _REFUSED_TARGETS.match(value):
-                    raise _refused(path, f"it calls {value[:80]!r}, which is not an operator of a graph")
-            elif key == "expr_str":
-                _vet_expression(value, path)
-            elif key == "guards_code":
-                for guard in value or ():
-                    _vet_expression(guard, path)
-            elif key in _NAMED and isinstance(value, str) and not _NAME.fullmatch(value):
-                raise _refused(path, f"it names something {value[:80]!r}")
+                _vet_target(value, path)
+            elif key in ("expr_str", "guards_code"):
+                for text in value if isinstance(value, list) else [value]:
+                    _vet_expression(text, path)
+            elif key.endswith(("name", "names")):
+                _vet_names(value, path)
+            elif key == "in_spec" and isinstance(value, str):
+                _vet_names(_keywords(value), path)
+
+
+def _vet_target(target: str, path: Path) -> None:
+    if not _TARGET.fullmatch(target) or _REFUSED_TARGETS.match(target):
+        raise _refused(path, f"it calls {target[:80]!r}, which is not an operator of a graph")
+
+
+def _vet_names(value: Any, path: Path) -> None:
+    for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, str) and not _NAME.fullmatch(name):
+            raise _refused(path, f"it names something {name[:80]!r}")
+
+
+def _keywords(structure: str) -> list[Any]:
+    """The names of the keyword arguments in a serialized pytree of (positional, keyword) arguments."""
+    try:
+        found = json.loads(json.loads(structure)[1]["children_spec"][1]["context"])
+    except (ValueError, TypeError, LookupError):  # none there, as in the structure of an inner module
+        return []
+    return found if isinstance(found, list) else []
 
 
 def _vet_expression(text: Any, path: Path) -> None:
+    if text is None:
+        return
     refused = _refused(path, f"a size in it is given as {str(text)[:80]!r}")
     if not isinstance(text, str) or len(text) > 10_000 or "#" in text:
         raise refused
@@ -108,6 +128,8 @@ def _reaches_out(node: ast.AST) -> bool:
         return _called(node.func) not in _CALLED
     if isinstance(node, ast.Attribute):
         return node.attr.startswith("_") or "__" in node.attr
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return not _NAME.fullmatch(node.value)  # these strings are cut and joined again before they are compiled
     return isinstance(node, ast.Name) and "__" in node.id
 
 
