@@ -77,7 +77,7 @@ def _pickled(value: Any) -> Iterator[str]:
 def _vet(content: Any, path: Path) -> None:
     for mapping in _mappings(content):
         for key, value in mapping.items():
-            if key == "target" and isinstance(value, str):
+            if key in ("target", "as_operator") and isinstance(value, str):
                 _vet_target(value, path)
             elif key in ("expr_str", "guards_code"):
                 for text in value if isinstance(value, list) else [value]:
