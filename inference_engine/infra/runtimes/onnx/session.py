@@ -63,9 +63,7 @@ def chosen_providers(device: str, options: OnnxOptions) -> list[Provider]:
         )
     if kind != "auto" and PROVIDERS[kind] not in there:
         raise _missing(kind, there)
-    return [
-        (PROVIDERS[word], _provider_options(word, index, options)) for word in words if PROVIDERS[word] in there
-    ]
+    return [(PROVIDERS[word], _provider_options(word, index, options)) for word in words if PROVIDERS[word] in there]
 
 
 def open_session(path: Path, options: OnnxOptions, threads: int, device: str) -> Any:
