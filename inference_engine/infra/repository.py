@@ -1,9 +1,10 @@
 """Models stored in folders: finds them, adopts what has no manifest, checks digests. Knows files, loads no model.
 
-A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf`, `.onnx` or `.skops` file, or an XGBoost
-(`.ubj`, `.json`) or LightGBM (`.txt`) file that its first bytes show to be one, is adopted where it is: in the
-version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
-So is a Hugging Face folder: a `config.json` that tells what the model is for, beside weights in SafeTensors.
+A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf`, `.onnx`, `.pt2`, `.keras` or `.skops`
+file, or an XGBoost (`.ubj`, `.json`) or LightGBM (`.txt`) file that its first bytes show to be one, is adopted where it
+is: in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
+So is a Hugging Face folder: a `config.json` that tells what the model is for, beside weights in SafeTensors. And so is
+a TensorFlow SavedModel: the folder of a name or version itself, or the only one in a version's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from inference_engine.infra.manifest_files import MANIFEST_NAME, artifact_file, 
 _ADOPTED = {
     ".gguf": ("llama_cpp", "text-generation"),
     ".onnx": ("onnx", ""),
+    ".pt2": ("torch", ""),
+    ".keras": ("tensorflow", ""),
     ".skops": ("sklearn", ""),
     ".ubj": ("xgboost", ""),
     ".json": ("xgboost", ""),
@@ -36,8 +39,9 @@ _SHOWN: dict[str, Callable[[bytes], bool]] = {
 }
 """For endings that others use too: whether a file's first bytes show a model."""
 _HEAD_BYTES = 256
-_FOREIGN = frozenset((".safetensors", ".pt", ".pth", ".pt2", ".keras", ".h5", ".tflite", ".pkl", ".joblib", ".mlmodel"))
-_FOREIGN_NAMES = frozenset(("saved_model.pb", "pytorch_model.bin", "openvino_model.xml"))
+_FOREIGN = frozenset((".safetensors", ".pt", ".pth", ".h5", ".tflite", ".pkl", ".joblib", ".mlmodel"))
+_SAVED_MODEL = "saved_model.pb"
+_FOREIGN_NAMES = frozenset((_SAVED_MODEL, "pytorch_model.bin", "openvino_model.xml"))
 _GGUF_HEAD_BYTES = 4096
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _CHUNK_BYTES = 1 << 20
@@ -185,12 +189,15 @@ def _adopt_lone(folder: Path, files: list[Path], name: str, version: str, *, alo
         )
     if _is_hugging_face(files):
         return _adopt_hugging_face(folder, name, version)
+    if any(file.name == _SAVED_MODEL for file in files):
+        return _adopt_saved_model(folder, ".", name, version)
     if foreign := _foreign(files):
         raise InvalidManifest(
             f"{folder} holds {foreign[0].name}, which cannot be adopted by itself: write a {MANIFEST_NAME} that names "
             "its runtime and artifact, or convert it to GGUF or ONNX"
         )
-    return None
+    inner = [file.parent.name for file in folder.glob(f"*/{_SAVED_MODEL}")] if alone else []
+    return _adopt_saved_model(folder, inner[0], name, version) if len(inner) == 1 else None
 
 
 def _adopt(file: Path, name: str, version: str, *, alone: bool, projector: str | None = None) -> StoredModel:
@@ -231,6 +238,14 @@ def _adopt_hugging_face(folder: Path, name: str, version: str) -> StoredModel:
     if not task:
         hugging_face.role(task)  # says what is missing
     manifest = Manifest(name=name, version=version, runtime="transformers", artifact=".", task=task)
+    return StoredModel(manifest, folder, assumed=True, size_bytes=_tree_bytes(folder))
+
+
+def _adopt_saved_model(folder: Path, artifact: str, name: str, version: str) -> StoredModel:
+    """`artifact` is the SavedModel's folder in `folder`, or "." when it is that itself."""
+    check_name(name, "folder name")
+    check_name(version, "version folder")
+    manifest = Manifest(name=name, version=version, runtime="tensorflow", artifact=artifact)
     return StoredModel(manifest, folder, assumed=True, size_bytes=_tree_bytes(folder))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from inference_engine.core.settings import Settings
@@ -18,8 +19,11 @@ from inference_engine.infra.runtimes.llama_cpp.options import (
     SamplingDefaults,
 )
 from inference_engine.infra.runtimes.mlflow import MlflowOptions
+from inference_engine.infra.runtimes.onnx.options import OnnxOptions, OnnxSession
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.sklearn.runtime import SklearnOptions
+from inference_engine.infra.runtimes.tensorflow.runtime import TensorflowOptions
+from inference_engine.infra.runtimes.torch.options import TorchOptions
 from inference_engine.infra.runtimes.xgboost import XgboostOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -68,6 +72,29 @@ def test_the_language_models_of_the_manual_are_valid_and_every_option_is_there(t
     assert f"`min_probability` (default {draft.min_probability})" in page
     assert f"`match` tokens (default {ngram.match})" in page
     assert f"`max_tokens` (default {ngram.max_tokens})" in page
+
+
+@pytest.mark.parametrize(("page", "options"), [("torch", TorchOptions), ("tensorflow", TensorflowOptions)])
+def test_the_framework_pages_hold_every_option(tmp_path: Path, page: str, options: type[msgspec.Struct]) -> None:
+    for artifact in ("model.safetensors", "saved"):
+        (tmp_path / artifact).touch()
+    for block in blocks(f"runtimes/{page}.md", "yaml"):
+        (tmp_path / "model.yaml").write_text(block)
+        manifest = read_manifest(tmp_path / "model.yaml", re.findall(r"name: (.*)", block)[0], "1")
+        decode_options(manifest.options, options, page)
+    text = (DOCS / "runtimes" / f"{page}.md").read_text()
+    for field in options.__struct_encode_fields__:
+        assert f"| `{field}` |" in text, field
+
+
+def test_the_options_of_onnx_and_their_defaults_are_there() -> None:
+    page = (DOCS / "models.md").read_text()
+    for kind in (OnnxOptions(), OnnxSession()):
+        for field in kind.__struct_fields__:
+            (written,) = re.findall(rf"^\| `{field}` \|.*\| (.*) \|$", page, re.MULTILINE)
+            value = getattr(kind, field)
+            plain = isinstance(value, bool | int | str)
+            assert written == (f"`{str(value).lower()}`" if plain else "none"), field
 
 
 def test_the_defaults_in_the_tables_are_true() -> None:

@@ -100,12 +100,29 @@ def test_what_looks_like_a_model_but_cannot_be_adopted_is_reported_and_the_rest_
     put(tmp_path / "hf", "config.json", "model.safetensors", "onnx/model.onnx")
     put(tmp_path / "notes" / "2024", "readme.txt")
     put(tmp_path / ".cache" / "1", "x.gguf")
-    put(tmp_path / "tf" / "1", "saved_model.pb")
+    put(tmp_path / "torch" / "1", "model.pt")
     models, broken = scan(tmp_path)
     assert models == {}
     assert len(broken) == 2
     assert "hf/config.json" in broken[0]
-    assert "saved_model.pb" in broken[1]
+    assert "model.pt, which cannot be adopted" in broken[1]
+
+
+def test_programs_keras_files_and_saved_models_are_adopted(tmp_path: Path) -> None:
+    put(tmp_path / "program" / "2", "anything.pt2")
+    put(tmp_path, "loose.keras")
+    put(tmp_path / "by-name", "saved_model.pb", "variables/variables.index")
+    put(tmp_path / "by-version" / "3", "saved_model.pb", "variables/variables.index")
+    put(tmp_path / "inside" / "1" / "model.savedmodel", "saved_model.pb")
+    models, broken = scan(tmp_path)
+    assert broken == []
+    assert {name: (model.runtime, model.artifact) for name, model in models.items()} == {
+        "program:2": ("torch", "anything.pt2"),
+        "loose:1": ("tensorflow", "loose.keras"),
+        "by-name:1": ("tensorflow", "."),
+        "by-version:3": ("tensorflow", "."),
+        "inside:1": ("tensorflow", "model.savedmodel"),
+    }
 
 
 def hugging_face(folder: Path, architecture: str, weights: str = "model.safetensors", **config: object) -> None:

@@ -24,7 +24,14 @@ from inference_engine.domain.requests import Complete
 from inference_engine.domain.results import Delivered
 from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.runtimes.onnx import OnnxRuntime
-from tests.fixtures.tiny_onnx import external_onnx, identity_onnx, mlp_onnx, sequence_onnx
+from tests.fixtures.tiny_onnx import (
+    custom_onnx,
+    external_onnx,
+    identity_onnx,
+    mlp_onnx,
+    quantized_onnx,
+    sequence_onnx,
+)
 from tests.runtimes.conftest import Recorder
 
 
@@ -152,6 +159,11 @@ def test_a_signature_may_be_given_in_part(tmp_path: Path) -> None:
         ({"graph_optimization": "max"}, "options.graph_optimization"),
         ({"spinning": "yes"}, "options.spinning"),
         ({"intra_op_threads": -1}, "options.intra_op_threads"),
+        ({"inter_op_threads": 0}, "options.inter_op_threads"),
+        ({"session": {"memory_arena": "no"}}, "options.session.memory_arena"),
+        ({"session": {"arena": False}}, "options.session: .*unknown field `arena`"),
+        ({"session": {"free_dimensions": {"batch": 0}}}, "options.session.free_dimensions"),
+        ({"provider_options": {"gpu": {}}}, "options.provider_options: 'gpu' is unknown; known are cpu, cuda"),
     ],
 )
 def test_a_bad_option_is_named(tmp_path: Path, options: dict[str, object], message: str) -> None:
@@ -160,10 +172,67 @@ def test_a_bad_option_is_named(tmp_path: Path, options: dict[str, object], messa
         OnnxRuntime().load(manifest(**options), tmp_path)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"graph_optimization": "extended", "inter_op_threads": 2},
+        {"io_binding": True},
+        {"provider_options": {"cpu": {"use_arena": 0}}},
+        {"session": {"memory_arena": False, "memory_pattern": False, "prepacking": False, "deterministic": True}},
+        {"session": {"denormals_as_zero": True}, "spinning": True},
+    ],
+)
+def test_options_do_not_change_the_answer(tmp_path: Path, options: dict[str, object]) -> None:
+    mlp_onnx(tmp_path / "model.onnx", hidden=32)
+    x = np.random.default_rng(1).standard_normal((5, 512), dtype=np.float32)[:, ::2]  # not contiguous
+    plain, changed = OnnxRuntime(), OnnxRuntime()
+    plain.load(manifest(), tmp_path)
+    changed.load(manifest(**options), tmp_path)
+    np.testing.assert_allclose(changed.run({"x": x})["y"], plain.run({"x": x})["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_bound_scalars_keep_their_shape_and_texts_cannot_be_bound(tmp_path: Path) -> None:
+    identity_onnx(tmp_path / "model.onnx", "FLOAT", ())
+    runtime = OnnxRuntime()
+    runtime.load(manifest(io_binding=True), tmp_path)
+    assert runtime.run({"x": np.array(2.5, np.float32)})["y"].shape == ()
+    identity_onnx(tmp_path / "model.onnx", "STRING")
+    with pytest.raises(InvalidManifest, match=r"options.io_binding: 'x' holds texts"):
+        OnnxRuntime().load(manifest(io_binding=True), tmp_path)
+
+
+def test_a_free_dimension_can_be_fixed(tmp_path: Path) -> None:
+    identity_onnx(tmp_path / "model.onnx", "FLOAT", ("batch", "width"))
+    runtime = OnnxRuntime()
+    loaded = runtime.load(manifest(session={"free_dimensions": {"width": 3}}), tmp_path)
+    assert loaded.signature is not None
+    assert loaded.signature.inputs == (TensorSpec("x", "float32", (-1, 3)),)
+
+
+def test_a_quantized_model_computes_what_the_library_does(tmp_path: Path) -> None:
+    import onnxruntime
+
+    path = quantized_onnx(tmp_path / "model.onnx")
+    runtime = OnnxRuntime()
+    runtime.load(manifest(), tmp_path)
+    x = np.random.default_rng(2).random((6, 4), np.float32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(runtime.run({"x": x})["y"], session.run(["y"], {"x": x})[0])
+
+
+def test_a_missing_custom_operator_is_named(tmp_path: Path) -> None:
+    custom_onnx(tmp_path / "model.onnx")
+    with pytest.raises(ModelLoadFailed, match=r"operator that is missing here: .*Sharpen.*standard operators"):
+        OnnxRuntime().load(manifest(), tmp_path)
+
+
 def test_a_device_that_is_not_there_says_so(tmp_path: Path) -> None:
     identity_onnx(tmp_path / "model.onnx")
     with pytest.raises(InvalidManifest, match=r"execution.device 'tpu' is unknown"):
         OnnxRuntime().load(manifest(device="tpu"), tmp_path)
+    for device in ("cpu:1", "auto:0", "cuda:one"):
+        with pytest.raises(InvalidManifest, match=f"execution.device '{device}' is unknown"):
+            OnnxRuntime().load(manifest(device=device), tmp_path)
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

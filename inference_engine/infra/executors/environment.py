@@ -10,6 +10,8 @@ from inference_engine.infra.native_build import path_with
 
 CACHE_DIR = "INFERENCE_ENGINE_CACHE_DIR"
 """Names a folder that a runtime may create and fill; what lies there survives unloading and restarts."""
+_TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
+"""Quiet, and the backend that Keras files are run with whatever the user's keras.json says; read at import."""
 
 TRUSTED_DIGESTS = "INFERENCE_ENGINE_TRUSTED_DIGESTS"
 """Lists, separated by commas, the digests of files that the operator trusts to run code while they are read."""
@@ -36,5 +38,7 @@ class RunnerEnvironment:
         told = {CACHE_DIR: str(self._cache)}
         if manifest.runtime in _ASK_FOR_TRUST:
             told[TRUSTED_DIGESTS] = self._trusted
+        if manifest.runtime == "tensorflow":
+            told |= _TENSORFLOW
         folder = self._native_llama() if manifest.runtime == "llama_cpp" else None
         return told if folder is None else told | {"PYTHONPATH": path_with(folder)}

@@ -319,7 +319,7 @@ def _is_still(file: IO[bytes], path: Path) -> bool:
 
 def _files_of(model: StoredModel) -> Iterator[tuple[str, Path]]:
     """The files of a model, by name inside its folder; without the manifest."""
-    if model.assumed:
+    if model.assumed and not (model.folder / model.manifest.artifact).is_dir():
         files = artifact_files(model.folder / model.manifest.artifact)
         projector = model.manifest.options.get(PROJECTOR)
         for file in [*files, *([model.folder / projector] if projector else [])]:

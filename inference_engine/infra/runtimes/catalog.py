@@ -21,12 +21,14 @@ LIBRARIES = {
     "openvino": "openvino_genai",
     "python": "",
     "sklearn": "sklearn",
+    "tensorflow": "tensorflow",
+    "torch": "torch",
     "transformers": "transformers",
     "vllm": "vllm",
     "xgboost": "xgboost",
 }
 """The library behind each runtime of this package; another package's runtime stands for itself."""
-_EXTRAS = frozenset(("lightgbm", "openvino", "sklearn", "transformers", "vllm", "xgboost"))
+_EXTRAS = frozenset(("lightgbm", "openvino", "sklearn", "tensorflow", "torch", "transformers", "vllm", "xgboost"))
 """Runtimes whose libraries come with an extra of this package, of the same name."""
 _DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost-cpu",)}
 """Names under which a library may be installed, where they are not its own."""

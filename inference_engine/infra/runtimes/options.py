@@ -17,8 +17,8 @@ def decode_options(options: dict[str, Any], kind: type[T], runtime: str) -> T:
     Raises:
         InvalidManifest: an option is unknown, of a wrong type or out of range; the message lists those there are.
     """
-    known = ", ".join(kind.__struct_fields__)
-    unknown = sorted(options.keys() - set(kind.__struct_fields__))
+    known = ", ".join(kind.__struct_encode_fields__)
+    unknown = sorted(options.keys() - set(kind.__struct_encode_fields__))
     if unknown:
         raise InvalidManifest(
             f"options.{unknown[0]} is not an option of the {runtime} runtime; it takes: {known}",

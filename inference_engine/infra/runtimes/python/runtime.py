@@ -40,9 +40,9 @@ from inference_engine.domain.text_tensors import (
     texts_of,
 )
 from inference_engine.infra.runtimes.files import artifact_path
-from inference_engine.infra.runtimes.python.loading import blamed, import_file, siblings_importable, user_code
 from inference_engine.infra.runtimes.python.outputs import numbers, predicted
 from inference_engine.infra.runtimes.python.pieces import Outlet
+from inference_engine.infra.runtimes.user_code import blamed, import_file, siblings_importable, user_code
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "predict": ("predict",),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 
 from inference_engine.domain.errors import (
@@ -14,14 +13,16 @@ from inference_engine.domain.errors import (
     InvalidRequest,
     InvalidTensor,
     ModelLoadFailed,
-    RuntimeMissing,
 )
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Loaded
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.infra.runtimes.files import artifact_path
+from inference_engine.infra.runtimes.onnx.options import OnnxOptions
+from inference_engine.infra.runtimes.onnx.session import open_session
 from inference_engine.infra.runtimes.options import decode_options
+from inference_engine.infra.runtimes.signatures import declared_over_found
 from inference_engine.infra.runtimes.threads import thread_count
 
 _DTYPES = {
@@ -32,21 +33,6 @@ _DTYPES = {
     "tensor(string)": "bytes",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_LEVELS = {"all": "ORT_ENABLE_ALL", "basic": "ORT_ENABLE_BASIC", "off": "ORT_DISABLE_ALL"}
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_SILENT = 4  # log severity "fatal": errors come as exceptions
-
-
-class OnnxOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`options` of an onnx model.
-
-    intra_op_threads: threads of one operator, instead of execution.threads. graph_optimization: how far the graph is
-    rewritten at load. spinning: idle threads keep a core busy for a little less latency.
-    """
-
-    intra_op_threads: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    graph_optimization: Literal["all", "basic", "off"] = "all"
-    spinning: bool = False
 
 
 class OnnxRuntime(RuntimeDefaults):
@@ -57,35 +43,52 @@ class OnnxRuntime(RuntimeDefaults):
         self._signature = Signature(())
         self._texts: frozenset[str] = frozenset()
         self._wanted: list[str] = []
+        self._binding = False
 
     def load(self, manifest: Manifest, folder: Path) -> Loaded:
         options = decode_options(manifest.options, OnnxOptions, "onnx")
         path = artifact_path(folder, manifest.artifact)
+        self._binding = options.io_binding
         wanted = manifest.execution.threads if options.intra_op_threads is None else options.intra_op_threads
         threads = thread_count(wanted)
-        self._session = _open(path, options, threads, _providers(manifest.execution.device))
+        self._session = open_session(path, options, threads, manifest.execution.device)
         self._signature = Signature(
             tuple(_spec(node, path) for node in self._session.get_inputs()),
             tuple(_spec(node, path) for node in self._session.get_outputs()),
         )
-        if manifest.signature is not None:
-            _compare(manifest.signature, self._signature, path)
+        signature = declared_over_found(manifest.signature, self._signature, path)
+        texts = [spec.name for spec in (*self._signature.inputs, *self._signature.outputs) if spec.dtype == "bytes"]
+        if options.io_binding and texts:
+            raise InvalidManifest(
+                f"options.io_binding: {texts[0]!r} holds texts, which cannot be bound: leave it out",
+                param="options.io_binding",
+            )
         self._wanted = [spec.name for spec in self._signature.outputs]
         self._texts = frozenset(spec.name for spec in self._signature.inputs if spec.dtype == "bytes")
-        return Loaded(("predict",), _merge(manifest.signature, self._signature), details=self._details(path, threads))
+        return Loaded(("predict",), signature, details=self._details(path, threads))
 
     def run(self, batch: Tensors) -> Tensors:
         feed = dict(batch)
         for name in self._texts:
             feed[name] = _text(name, feed[name])
         try:
-            outputs = self._session.run(self._wanted, feed)
+            outputs = self._bound(feed) if self._binding else self._session.run(self._wanted, feed)
         except Exception as error:  # ONNX Runtime's exception types share no base class below Exception
             raise _run_error(error) from error
         return {
             spec.name: _bytes(array) if spec.dtype == "bytes" else array
             for spec, array in zip(self._signature.outputs, outputs, strict=True)
         }
+
+    def _bound(self, feed: dict[str, Array]) -> list[Array]:
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, np.asarray(array, order="C"))
+        for name in self._wanted:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        outputs: list[Array] = binding.copy_outputs_to_cpu()
+        return outputs
 
     def close(self) -> None:
         self._session = None
@@ -104,46 +107,6 @@ class OnnxRuntime(RuntimeDefaults):
         }
 
 
-def _open(path: Path, options: OnnxOptions, threads: int, providers: list[str]) -> Any:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = _SILENT
-    settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[options.graph_optimization])
-    settings.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
-    try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
-    except Exception as error:  # ONNX Runtime's exception types share no base class below Exception
-        raise ModelLoadFailed(
-            f"{path} cannot be loaded by ONNX Runtime: {error}. The file may be damaged, or lack its external data",
-            param="artifact",
-        ) from None
-
-
-def _providers(device: str) -> list[str]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise RuntimeMissing(f"onnxruntime cannot be imported ({error}): pip install onnxruntime") from error
-
-    there = onnxruntime.get_available_providers()
-    kind = device.partition(":")[0]
-    if kind == "auto":
-        return [provider for provider in (_PROVIDERS["cuda"], _PROVIDERS["cpu"]) if provider in there]
-    if kind not in _PROVIDERS:
-        raise InvalidManifest(
-            f"execution.device {device!r} is unknown to the onnx runtime: use auto, cpu or cuda",
-            param="execution.device",
-        )
-    if _PROVIDERS[kind] not in there:
-        raise RuntimeMissing(
-            f"ONNX Runtime here has no {_PROVIDERS[kind]}, only {', '.join(there)}: pip install onnxruntime-gpu"
-        )
-    return list(dict.fromkeys((_PROVIDERS[kind], _PROVIDERS["cpu"])))
-
-
 def _spec(node: Any, path: Path) -> TensorSpec:
     if not node.type.startswith("tensor("):
         raise ModelLoadFailed(
@@ -155,39 +118,6 @@ def _spec(node: Any, path: Path) -> TensorSpec:
         raise ModelLoadFailed(f"{path}: {node.name!r} is a {node.type}, which is not supported", param=node.name)
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
     return TensorSpec(node.name, _DTYPES[node.type], shape)
-
-
-def _compare(declared: Signature, found: Signature, path: Path) -> None:
-    for kind in ("inputs", "outputs"):
-        given = {spec.name: spec for spec in getattr(declared, kind)}
-        real = {spec.name: spec for spec in getattr(found, kind)}
-        if not given and kind == "outputs":
-            continue
-        if given.keys() != real.keys():
-            name = sorted(given.keys() ^ real.keys())[0]
-            raise ModelLoadFailed(
-                f"{path}: the signature's {kind} are {sorted(given)}, the model's are {sorted(real)}", param=name
-            )
-        for name, spec in given.items():
-            _compare_tensor(spec, real[name], path)
-
-
-def _merge(declared: Signature | None, found: Signature) -> Signature:
-    if declared is None:
-        return found
-    return Signature(declared.inputs, declared.outputs or found.outputs)
-
-
-def _compare_tensor(given: TensorSpec, real: TensorSpec, path: Path) -> None:
-    fits = len(given.shape) == len(real.shape) and all(
-        -1 in (a, b) or a == b for a, b in zip(given.shape, real.shape, strict=True)
-    )
-    if given.dtype != real.dtype or not fits:
-        raise ModelLoadFailed(
-            f"{path}: the signature says {given.name!r} is {given.dtype} {list(given.shape)}, "
-            f"the model says {real.dtype} {list(real.shape)}",
-            param=given.name,
-        )
 
 
 def _text(name: str, array: Array) -> Array:
