@@ -71,8 +71,8 @@ class InferenceService:
         served = self._models.resolve(target)
         started = self._clock()
         outcome = "cancelled"
+        lease = self._models.lease(served.ref)
         try:
-            lease = self._models.lease(served.ref)
             if not lease.ready:
                 await lease.make_ready()
             with lease as live:
@@ -92,7 +92,9 @@ class InferenceService:
             outcome = error.code
             raise
         finally:
-            self._telemetry.request(served.ref, "predict", outcome, self._clock() - started)
+            seconds = self._clock() - started
+            lease.statistics.request(outcome == "ok", seconds)
+            self._telemetry.request(served.ref, "predict", outcome, seconds)
 
     async def generate(self, target: str, request: Generate, call: Call) -> Generation:
         """Check and route a generation; it runs while its deltas are read.
@@ -142,8 +144,9 @@ class InferenceService:
         served = self._models.resolve(target)
         started = self._clock()
         outcome = "cancelled"
+        lease = self._models.lease(served.ref)
         try:
-            async with self._models.lease(served.ref) as live:
+            async with lease as live:
                 check_kind(live, kind)
                 compute = partial(compute_texts, live, inputs, priority=call.priority)
                 if self.reuse.enabled and reuses_texts(live.manifest, call):
@@ -157,7 +160,9 @@ class InferenceService:
             outcome = error.code
             raise
         finally:
-            self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+            seconds = self._clock() - started
+            lease.statistics.request(outcome == "ok", seconds)
+            self._telemetry.request(served.ref, kind, outcome, seconds)
 
     def _reuses_prediction(self, live: LiveModel, call: Call) -> bool:
         return self.reuse.enabled and reuses_prediction(live.manifest, call)
@@ -188,8 +193,11 @@ class InferenceService:
 
         plan = self.reuse.plan(key, call.reuse)
         deadline_s = _deadline(live, call, self._clock())
+        started = self._clock()
         async with aclosing(self.reuse.follow(plan, source, OUTPUTS, deadline_s)) as found:
             outputs: dict[str, Array] = await anext(found)
+        spent = live.statistics.cache_miss if plan.outcome == "miss" else live.statistics.cache_hit
+        spent.add(self._clock() - started)
         return dict(outputs), msgspec.structs.replace(served, cache=plan.outcome)
 
     async def tokenize(self, target: str, request: Generate, call: Call) -> tuple[int, ...]:  # noqa: ARG002 - every use case is called so
@@ -210,6 +218,7 @@ class InferenceService:
         started = self._clock()
         first = True
         outcome = "cancelled"
+        statistics = self._models.statistics(served.ref)
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -222,7 +231,9 @@ class InferenceService:
             outcome = error.code
             raise
         finally:
-            self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+            seconds = self._clock() - started
+            statistics.request(outcome == "ok", seconds)
+            self._telemetry.request(served.ref, kind, outcome, seconds)
 
     async def _computed(self, served: Served, request: Generate, call: Call) -> AsyncGenerator[Delta]:
         """What the model answers, with its tokens counted."""
@@ -276,16 +287,21 @@ def _choice(request: Generate, index: int) -> Generate:
 async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
     """One choice: waits for a slot (at most the manifest's timeout), then streams until the call's deadline."""
     tenant = call.principal.tenant
-    await live.slots.acquire(_deadline(live, call, clock()), call.priority, tenant)
+    asked = clock()
+    await live.slots.acquire(_deadline(live, call, asked), call.priority, tenant)
+    started = clock()
     try:
         async with aclosing(live.executor.generate(request)) as deltas:
             while True:
                 delta = await _next_delta(deltas, call, clock, live)
                 if delta is None:
                     raise InferenceFailed("the runtime ended without finishing the answer")
-                yield delta
                 if isinstance(delta, Done):
+                    now = clock()
+                    live.statistics.batch(1, 1, started - asked, now - started, now - started, 0.0, now)
+                    yield delta
                     return
+                yield delta
     finally:
         live.slots.release(tenant)
 

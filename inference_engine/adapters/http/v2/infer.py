@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,17 +16,21 @@ from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
-from inference_engine.adapters.http.v2.wire import DATATYPES, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.adapters.http.v2.classification import classified
+from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
 from inference_engine.domain.requests import Predict
 from inference_engine.domain.results import Prediction
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.models import ModelService
 
 HEADER_LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
-_KNOWN = frozenset({"binary_data_output", "timeout", "priority"})
+_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+_KNOWN = frozenset({"binary_data_output", "timeout", "priority", *_SEQUENCE})
+_OUTPUT_KNOWN = frozenset({"binary_data", "classification"})
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
 _NOTHING = memoryview(b"")
@@ -34,7 +39,8 @@ _NOTHING = memoryview(b"")
 class Wanted(NamedTuple):
     """Which outputs are wanted (empty: all), and which of them after the JSON. `default` is for those not named.
 
-    `timeout_s` is the client's own limit; a lower `priority` is served first.
+    `timeout_s` is the client's own limit; a lower `priority` is served first. Of the outputs in `classes` only that
+    many best classes are wanted.
     """
 
     names: tuple[str, ...] = ()
@@ -42,6 +48,7 @@ class Wanted(NamedTuple):
     default: bool = False
     timeout_s: float | None = None
     priority: int = 0
+    classes: Mapping[str, int] = {}
 
 
 _ALL_JSON = Wanted()
@@ -51,8 +58,9 @@ _ALL_BINARY = Wanted(default=True)
 class Infer:
     """The infer endpoints, with and without a version."""
 
-    def __init__(self, inference: InferenceService, calls: Calls) -> None:
+    def __init__(self, inference: InferenceService, models: ModelService, calls: Calls) -> None:
         self._inference = inference
+        self._models = models
         self._calls = calls
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -65,6 +73,8 @@ class Infer:
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
         prediction = await self._inference.predict(target, Predict(inputs, wanted.names), call)
+        if wanted.classes:
+            prediction = self._classified(prediction, wanted.classes)
         if wanted.default or wanted.binary:
             await _answer_binary(exchange, prediction, request, wanted)
             return
@@ -79,6 +89,14 @@ class Infer:
         ]
         body = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
         await exchange.respond(200, body, headers=served_headers(prediction.served))
+
+    def _classified(self, prediction: Prediction, classes: Mapping[str, int]) -> Prediction:
+        signature = self._models.signature(prediction.served.ref)
+        outputs = {
+            name: classified(name, array, classes[name], signature) if name in classes else array
+            for name, array in prediction.outputs.items()
+        }
+        return msgspec.structs.replace(prediction, outputs=outputs)
 
 
 def _head(prediction: Prediction, request: InferRequest, outputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -188,7 +206,7 @@ def _explained(error: InvalidRequest, body: bytes | memoryview) -> InvalidReques
             if error.param == f"{place}.datatype":
                 return InvalidTensor(
                     f"input {name} has the datatype {shown(entry.get('datatype'))}, supported are: "
-                    + ", ".join(DATATYPES.values()),
+                    + ", ".join(ELEMENTS),
                     param=str(entry.get("name")),
                 )
             if isinstance(error, UnknownField):
@@ -244,16 +262,20 @@ def _wanted(request: InferRequest) -> Wanted:
         default = _flag(request.parameters, "binary_data_output", "parameters")
         timeout_s = _timeout_s(request.parameters)
         priority = _priority(request.parameters)
+        _refuse_sequence(request.parameters)
     names: list[str] = []
     binary: set[str] = set()
+    classes: dict[str, int] = {}
     for output in request.outputs if request.outputs is not UNSET else ():
         if output.name in names:
             raise InvalidRequest(f"output {output.name!r} is asked for twice", param="outputs")
         names.append(output.name)
         own = _output_flag(output)
+        if count := _class_count(output):
+            classes[output.name] = count
         if own if own is not None else default:
             binary.add(output.name)
-    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority)
+    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes)
 
 
 def _timeout_s(parameters: Parameters) -> float | None:
@@ -275,8 +297,26 @@ def _priority(parameters: Parameters) -> int:
 def _output_flag(output: OutputRequest) -> bool | None:
     if output.parameters is UNSET:
         return None
-    _refuse_others(output.parameters, frozenset({"binary_data"}), f"output {output.name!r}")
+    _refuse_others(output.parameters, _OUTPUT_KNOWN, f"output {output.name!r}")
     return _flag(output.parameters, "binary_data", f"output {output.name!r}")
+
+
+def _class_count(output: OutputRequest) -> int:
+    """How many of the best classes are wanted instead of the output, 0 for the output itself."""
+    value = output.parameters.get("classification", 0) if output.parameters is not UNSET else 0
+    if type(value) is not int or value < 0:
+        raise InvalidRequest(f"output {output.name!r}: classification must be a number of classes", param=output.name)
+    return value
+
+
+def _refuse_sequence(parameters: Parameters) -> None:
+    """Clients that use no sequence may still say so; no model here keeps state between requests."""
+    for name in _SEQUENCE:
+        if parameters.get(name):
+            raise UnknownField(
+                f"parameters: {name!r} is not supported: models keep no state between requests, leave it out",
+                param=name,
+            )
 
 
 def _flag(parameters: Parameters, name: str, place: str) -> bool | None:

@@ -13,7 +13,10 @@ from inference_engine.domain.routing import version_key
 from inference_engine.services.health import HealthService
 from inference_engine.services.models import ModelService, ModelStatus
 
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
+EXTENSIONS = [
+    *("binary_tensor_data", "classification", "generate", "logging", "model_configuration", "model_repository"),
+    *("model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics", "trace"),
+]
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 _ENCODER = msgspec.json.Encoder()
 _INDEX = msgspec.json.Decoder(wire.IndexRequest)

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import UNSET
 
 from inference_engine.adapters.http.decoding import convert
-from inference_engine.adapters.http.v2.wire import BY_CHAR, ELEMENTS, InferInput
+from inference_engine.adapters.http.v2.wire import BF16_BITS, BFLOAT16, BY_CHAR, ELEMENTS, InferInput
 from inference_engine.domain.errors import InferenceFailed, InvalidTensor
 from inference_engine.domain.tensors import Array
 
@@ -42,6 +42,8 @@ def from_json(tensor: InferInput) -> Array:
     try:
         if tensor.datatype == "BYTES":
             return _objects([text.encode() for text in data], shape)
+        if tensor.datatype == "BF16":
+            return _widened(_bf16_bits(np.fromiter(data, np.float32, len(data)))).reshape(shape)
         if tensor.datatype == "FP32" and len(data) >= _PACKED_FROM:
             return np.frombuffer(struct.pack(f"<{len(data)}f", *data), tensor.dtype).reshape(shape)
         return np.fromiter(data, tensor.dtype, len(data)).reshape(shape)
@@ -99,7 +101,20 @@ def from_binary(tensor: InferInput, raw: memoryview) -> Array:
         )
     if datatype == "BOOL":
         return np.frombuffer(raw, np.uint8).astype(np.bool_).reshape(shape)
+    if datatype == "BF16":
+        return _widened(np.frombuffer(raw, dtype)).reshape(shape)
     return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _widened(bits: Array) -> Array:
+    """BF16 as float32, which holds each of its values exactly: that is how arrays carry it to a model."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _bf16_bits(array: Array) -> Array:
+    """Finite float32 rounded to the nearest BF16, ties to even."""
+    bits = array.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(BF16_BITS)
 
 
 def _split_bytes(tensor: InferInput, raw: memoryview) -> Iterable[bytes]:
@@ -131,6 +146,8 @@ def datatype_of(name: str, array: Array) -> str:
         InferenceFailed: v2 has no such datatype.
     """
     datatype = BY_CHAR.get(array.dtype.char)
+    if datatype is None and array.dtype.name == BFLOAT16:
+        return "BF16"
     if datatype is None:
         raise InferenceFailed(f"output {name!r} is {array.dtype.name}, which v2 has no datatype for", param=name)
     return datatype
@@ -144,6 +161,8 @@ def to_json(name: str, array: Array) -> Any:
     """
     if array.dtype.kind not in "OSU":
         flat = array.ravel()
+        if array.dtype.name == BFLOAT16:
+            return flat.astype(np.float32)
         return flat if flat.dtype.isnative else flat.astype(flat.dtype.newbyteorder("="))
     try:
         return [item if isinstance(item, str) else bytes(item).decode() for item in array.ravel().tolist()]

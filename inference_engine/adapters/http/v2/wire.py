@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 _FP16_MAX = 65519.99  # the largest that still rounds to a finite half
 _FP32_MAX = 3.4028235677973362e38
+_BF16_MAX = 3.3961775292304957e38  # the largest that still rounds to a finite bfloat16
 _MAX_RANK = 32
 
 Dim = Annotated[int, Meta(ge=0, le=2**48)]
@@ -50,6 +51,7 @@ ELEMENTS: dict[str, Any] = {
     "FP16": Annotated[float, Meta(ge=-_FP16_MAX, le=_FP16_MAX)],
     "FP32": Annotated[float, Meta(ge=-_FP32_MAX, le=_FP32_MAX)],
     "FP64": float,
+    "BF16": Annotated[float, Meta(ge=-_BF16_MAX, le=_BF16_MAX)],
     "BYTES": str,
 }
 """What one element of each datatype is in JSON."""
@@ -65,7 +67,10 @@ NUMPY: dict[str, np.dtype[Any]] = {
     for kind, code in (("U", "u"), ("S", "i"))
     for bits in (8, 16, 32, 64)
 }
-"""The numpy dtype of each datatype; binary data is little-endian."""
+"""The numpy dtype of each datatype; binary data is little-endian. numpy has none for BF16: see `BF16_BITS`."""
+
+BF16_BITS = np.dtype("<u2")
+"""How BF16 lies on the wire: the upper half of a float32."""
 
 DATATYPES: dict[str, str] = {("bytes" if name == "BYTES" else dtype.name): name for name, dtype in NUMPY.items()}
 """The datatype of each dtype name of the domain."""
@@ -76,6 +81,8 @@ BY_CHAR: dict[str, str] = dict.fromkeys("OSU", "BYTES") | {
     for char in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
     if (np.dtype(char).kind, np.dtype(char).itemsize) in _BY_KIND
 }
+BFLOAT16 = "bfloat16"
+"""The name of ml_dtypes' dtype, in which a runtime may give BF16 outputs."""
 """The datatype by numpy's character: `dtype.name` takes more than a microsecond."""
 
 
@@ -85,7 +92,7 @@ def _input_type(datatype: str, element: Any) -> type[InferInput]:
         datatype,
         [("data", data, UNSET)],
         bases=(InferInput,),
-        namespace={"datatype": datatype, "dtype": NUMPY[datatype]},
+        namespace={"datatype": datatype, "dtype": NUMPY.get(datatype, BF16_BITS)},
         tag_field="datatype",
         tag=datatype,
         forbid_unknown_fields=True,
