@@ -39,7 +39,8 @@ class ModelStatistics(msgspec.Struct, eq=False):
     `inferences` counts rows, `executions` batches. `success`, `fail`, `queue` and the `compute` spans count requests;
     each request of a batch has spent the batch's whole time. `compute_input` is what a batch took beside the runtime
     and the outputs: merging the parts and, with a runner, the way to its process and back. `compute_output` is giving
-    each request its rows. A generation is one inference, one execution and one request; its `queue` is the wait for a slot.
+    each request its rows. A generation is one inference, one execution and one request; its `queue` is the wait for a
+    slot.
     `last_used_s` is a reading of the monotonic clock, None before the first inference.
     """
 

@@ -1,6 +1,6 @@
 """A model folder as Triton has them, `<name>/config.pbtxt` beside version folders, read as our manifests.
 
-Knows files and the fields of Triton's ModelConfig; loads no model. What would change a model's meaning and is not served
+Knows files and the fields of Triton's ModelConfig; loads no model. What changes a model's meaning and is not served
 is refused by name, with the line; what only tunes Triton is passed over.
 """
 
