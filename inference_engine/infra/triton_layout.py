@@ -15,7 +15,7 @@ from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec, Warmup, check_name
 from inference_engine.infra.formats.prototext import Field, Message, PrototextError, Word, parse_prototext
 
-CONFIG_NAME = "config.pbtxt"
+PBTXT_NAME = "config.pbtxt"
 DTYPES = {
     "TYPE_BOOL": "bool",
     "TYPE_STRING": "bytes",
@@ -82,7 +82,7 @@ def read_layout(folder: Path) -> list[LayoutModel]:
     Raises:
         InvalidManifest: the message names the file, the line, the field and the remedy.
     """
-    file = folder / CONFIG_NAME
+    file = folder / PBTXT_NAME
     try:
         message = parse_prototext(file.read_text(encoding="utf-8"))
     except PrototextError as error:
@@ -315,7 +315,7 @@ class _Config:
             return ()
         line = next(field.line for field in tensor.fields if field.name == "label_filename")
         if "/" in name or "\\" in name or name.startswith("."):
-            raise self.fail(line, f"label_filename {name!r} must be a file beside {CONFIG_NAME}")
+            raise self.fail(line, f"label_filename {name!r} must be a file beside {PBTXT_NAME}")
         try:
             labels = tuple((self._folder / name).read_text(encoding="utf-8").splitlines())
         except (OSError, UnicodeDecodeError) as error:
