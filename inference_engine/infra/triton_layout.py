@@ -268,11 +268,12 @@ class _Config:
 
     def _signature(self, values: dict[str, Any], _: _Kind) -> None:
         batch = self.number(self._message, "max_batch_size")
-        values["execution"]["max_batch_size"] = max(1, batch)
         inputs = [self._tensor(tensor, "input", batched=batch > 0) for tensor in self.messages(self._message, "input")]
         outputs = [
             self._tensor(tensor, "output", batched=batch > 0) for tensor in self.messages(self._message, "output")
         ]
+        if inputs or self.one(self._message, "max_batch_size") is not None:
+            values["execution"]["max_batch_size"] = max(1, batch)
         if inputs:
             values["signature"] = Signature(tuple(inputs), tuple(outputs))
 

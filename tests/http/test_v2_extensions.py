@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import tritonclient.utils.shared_memory as shm
 
+from inference_engine.core.settings import Settings, SettingsError
 from inference_engine.domain.model import Signature, TensorSpec
 from inference_engine.testing import FakeExecutor
-from tests.http.support import World
+from tests.http.support import World, listening
 
 FLOWERS = np.array([[1, 2, 3, 4], [9, 6, 7, 8.5]], np.float32)
 
@@ -202,3 +206,75 @@ def test_the_log_level_changes(client: triton.InferenceServerClient) -> None:
             client.update_log_settings({"log_file": "/tmp/x"})
     finally:
         root.setLevel(before)
+
+
+# -- shared memory -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sharing() -> Iterator[triton.InferenceServerClient]:
+    with (
+        listening(World(Settings(http_shared_memory=True))) as url,
+        triton.InferenceServerClient(url.removeprefix("http://")) as made,
+    ):
+        yield made
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """64 bytes of shared memory."""
+    made = shm.create_shared_memory_region("mine", f"/test-{token_hex(6)}", 64)
+    yield made
+    shm.destroy_shared_memory_region(made)
+
+
+def test_tensors_in_shared_memory(sharing: triton.InferenceServerClient, memory: Any) -> None:
+    shm.set_shared_memory_region(memory, [FLOWERS])
+    sharing.register_system_shared_memory("mine", memory._shm_key, 64)
+    assert sharing.get_system_shared_memory_status()[0]["byte_size"] == 64
+    sent = triton.InferInput("x", [2, 4], "FP32")
+    sent.set_shared_memory("mine", 32)
+    wanted = triton.InferRequestedOutput("y")
+    wanted.set_shared_memory("mine", 32, 32)
+    answer = sharing.infer("echo", [sent], outputs=[wanted])
+    assert answer.get_output("y")["parameters"]["shared_memory_byte_size"] == 32
+    assert np.array_equal(shm.get_contents_as_numpy(memory, np.float32, [2, 4], 32), FLOWERS)
+    sharing.unregister_system_shared_memory()
+    assert sharing.get_system_shared_memory_status() == []
+    assert sharing.get_cuda_shared_memory_status() == []
+    with pytest.raises(triton.InferenceServerException, match="not registered"):
+        sharing.infer("echo", [sent])
+
+
+def test_what_shared_memory_refuses(sharing: triton.InferenceServerClient, memory: Any) -> None:
+    key = memory._shm_key
+    for wrong_key, size, offset, says in (
+        ("/../etc/passwd", 8, 0, "not the name"),
+        ("/nothing-here", 8, 0, "cannot be opened"),
+        (key, 65, 0, "do not lie within"),
+        (key, 8, 60, "do not lie within"),
+    ):
+        with pytest.raises(triton.InferenceServerException, match=says):
+            sharing.register_system_shared_memory("bad", wrong_key, size, offset)
+    sharing.register_system_shared_memory("mine", key, 64)
+    with pytest.raises(triton.InferenceServerException, match="registered already"):
+        sharing.register_system_shared_memory("mine", key, 64)
+    sent = triton.InferInput("x", [2, 4], "FP32")
+    for size, offset, says in ((16, 0, "needs 32"), (32, 40, "end beyond")):
+        sent.set_shared_memory("mine", size, offset)
+        with pytest.raises(triton.InferenceServerException, match=says):
+            sharing.infer("echo", [sent])
+    sent = triton.InferInput("x", [2, 4], "FP32")
+    sent.set_shared_memory("mine", 32)
+    wanted = triton.InferRequestedOutput("y")
+    wanted.set_shared_memory("mine", 8, 32)
+    with pytest.raises(triton.InferenceServerException, match="has 32 bytes"):
+        sharing.infer("echo", [sent], outputs=[wanted])
+
+
+def test_shared_memory_is_off_by_default(client: triton.InferenceServerClient, tmp_path: Path) -> None:
+    with pytest.raises(triton.InferenceServerException, match="http_shared_memory"):
+        client.register_system_shared_memory("mine", "/anything", 8)
+    with pytest.raises(SettingsError, match="http_shared_memory is for clients of this machine"):
+        flags = {"http_shared_memory": True, "host": "0.0.0.0", "api_keys": ("a-long-secret-key",)}
+        Settings.load(flags, {"HOME": str(tmp_path)}, tmp_path)

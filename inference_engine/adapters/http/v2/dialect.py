@@ -12,7 +12,9 @@ from inference_engine.adapters.http.v2.infer import Infer
 from inference_engine.adapters.http.v2.model_config import ModelConfig
 from inference_engine.adapters.http.v2.repository import Repository
 from inference_engine.adapters.http.v2.server_settings import ServerSettings
+from inference_engine.adapters.http.v2.shared_memory import RegionStatus, RegisterRequest, SharedMemory
 from inference_engine.adapters.http.v2.statistics import AllStats, Statistics
+from inference_engine.adapters.shared_memory import Regions
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
@@ -87,11 +89,17 @@ _INDEX_EXAMPLE = [{"name": "iris", "version": "1", "state": "READY", "reason": "
 
 
 def dialect(
-    models: ModelService, inference: InferenceService, health: HealthService, calls: Calls, version: str
+    models: ModelService,
+    inference: InferenceService,
+    health: HealthService,
+    calls: Calls,
+    version: str,
+    regions: Regions,
 ) -> Dialect:
-    """The Open Inference Protocol v2."""
+    """The Open Inference Protocol v2. `regions` is the shared memory of local clients."""
     repository = Repository(models, health, version)
-    infer = Infer(inference, models, calls)
+    infer = Infer(inference, models, calls, regions)
+    memory = SharedMemory(regions)
     statistics, server_settings, config = Statistics(models), ServerSettings(models), ModelConfig(models)
     generate = Generate(inference, calls)
     metadata = Doc(
@@ -159,6 +167,7 @@ def dialect(
                     ("/generate_stream", generate.stream, _GENERATE_STREAM),
                 )
             ),
+            *_shared_memory(memory),
             Endpoint("GET", model, repository.metadata, metadata),
             Endpoint("GET", version_of, repository.metadata, metadata),
             Endpoint("GET", model + "/ready", repository.model_ready, ready),
@@ -188,4 +197,30 @@ def dialect(
                 Doc("Unload a model", request=wire.LoadRequest, request_examples={"plain": {}}, errors=(400, 404)),
             ),
         ),
+    )
+
+
+def _shared_memory(memory: SharedMemory) -> tuple[Endpoint, ...]:
+    system, cuda = "/v2/systemsharedmemory", "/v2/cudasharedmemory"
+    region = "/region/{region}"
+    listed = Doc("Registered regions", response=list[RegionStatus], errors=(400, 403))
+    register = Doc(
+        "Register a region of shared memory",
+        request=RegisterRequest,
+        request_examples={"a kilobyte": {"key": "/tensors", "offset": 0, "byte_size": 1024}},
+        errors=(400, 403),
+    )
+    unregister = Doc("Forget a region", errors=(403,))
+    none = Doc("CUDA regions: there are none")
+    return (
+        Endpoint("GET", system + "/status", memory.status, listed),
+        Endpoint("GET", system + region + "/status", memory.status, listed),
+        Endpoint("POST", system + region + "/register", memory.register, register),
+        Endpoint("POST", system + "/unregister", memory.unregister, unregister),
+        Endpoint("POST", system + region + "/unregister", memory.unregister, unregister),
+        Endpoint("GET", cuda + "/status", memory.cuda_status, none),
+        Endpoint("GET", cuda + region + "/status", memory.cuda_status, none),
+        Endpoint("POST", cuda + region + "/register", memory.cuda_register, Doc("Refused", errors=(400,))),
+        Endpoint("POST", cuda + "/unregister", memory.cuda_unregister, none),
+        Endpoint("POST", cuda + region + "/unregister", memory.cuda_unregister, none),
     )

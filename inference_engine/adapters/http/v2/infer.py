@@ -17,7 +17,10 @@ from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
 from inference_engine.adapters.http.v2.classification import classified
+from inference_engine.adapters.http.v2.shared_memory import REGION, Place, read_input, write_output
 from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.adapters.shared_memory import Regions
+from inference_engine.domain.datatypes import datatype_of, to_raw
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
 from inference_engine.domain.requests import Predict
 from inference_engine.domain.results import Prediction
@@ -40,7 +43,7 @@ class Wanted(NamedTuple):
     """Which outputs are wanted (empty: all), and which of them after the JSON. `default` is for those not named.
 
     `timeout_s` is the client's own limit; a lower `priority` is served first. Of the outputs in `classes` only that
-    many best classes are wanted.
+    many best classes are wanted; those in `places` go into shared memory.
     """
 
     names: tuple[str, ...] = ()
@@ -49,6 +52,7 @@ class Wanted(NamedTuple):
     timeout_s: float | None = None
     priority: int = 0
     classes: Mapping[str, int] = {}
+    places: Mapping[str, Place] = {}
 
 
 _ALL_JSON = Wanted()
@@ -58,13 +62,14 @@ _ALL_BINARY = Wanted(default=True)
 class Infer:
     """The infer endpoints, with and without a version."""
 
-    def __init__(self, inference: InferenceService, models: ModelService, calls: Calls) -> None:
+    def __init__(self, inference: InferenceService, models: ModelService, calls: Calls, regions: Regions) -> None:
         self._inference = inference
+        self._regions = regions
         self._models = models
         self._calls = calls
 
     async def __call__(self, exchange: Exchange) -> None:
-        request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH))
+        request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH), self._regions)
         wanted = _ALL_JSON
         if request.outputs is not UNSET or request.parameters is not UNSET:
             wanted = _ALL_BINARY if _is_all_binary(request) else _wanted(request)
@@ -75,13 +80,13 @@ class Infer:
         prediction = await self._inference.predict(target, Predict(inputs, wanted.names), call)
         if wanted.classes:
             prediction = self._classified(prediction, wanted.classes)
-        if wanted.default or wanted.binary:
-            await _answer_binary(exchange, prediction, request, wanted)
+        if wanted.default or wanted.binary or wanted.places:
+            await self._answer_binary(exchange, prediction, request, wanted)
             return
         outputs = [
             {
                 "name": name,
-                "datatype": tensors.datatype_of(name, array),
+                "datatype": datatype_of(name, array),
                 "shape": array.shape,
                 "data": tensors.to_json(name, array),
             }
@@ -89,6 +94,25 @@ class Infer:
         ]
         body = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
         await exchange.respond(200, body, headers=served_headers(prediction.served))
+
+    async def _answer_binary(
+        self, exchange: Exchange, prediction: Prediction, request: InferRequest, wanted: Wanted
+    ) -> None:
+        outputs: list[dict[str, Any]] = []
+        chunks: list[bytes] = []
+        for name, array in prediction.outputs.items():
+            output: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": array.shape}
+            if name in wanted.places:
+                output["parameters"] = write_output(self._regions, name, array, wanted.places[name])
+            elif name in wanted.binary or (wanted.default and name not in wanted.names):
+                chunks.append(to_raw(array))
+                output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
+            else:
+                output["data"] = tensors.to_json(name, array)
+            outputs.append(output)
+        head = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+        headers = (*served_headers(prediction.served), (HEADER_LENGTH, b"%d" % len(head)))
+        await exchange.respond(200, b"".join((head, *chunks)), OCTETS, headers)
 
     def _classified(self, prediction: Prediction, classes: Mapping[str, int]) -> Prediction:
         signature = self._models.signature(prediction.served.ref)
@@ -109,26 +133,10 @@ def _head(prediction: Prediction, request: InferRequest, outputs: list[dict[str,
     return head
 
 
-async def _answer_binary(exchange: Exchange, prediction: Prediction, request: InferRequest, wanted: Wanted) -> None:
-    outputs: list[dict[str, Any]] = []
-    chunks: list[bytes] = []
-    for name, array in prediction.outputs.items():
-        output: dict[str, Any] = {"name": name, "datatype": tensors.datatype_of(name, array), "shape": array.shape}
-        if name in wanted.binary or (wanted.default and name not in wanted.names):
-            chunks.append(tensors.to_binary(array))
-            output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
-        else:
-            output["data"] = tensors.to_json(name, array)
-        outputs.append(output)
-    head = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
-    headers = (*served_headers(prediction.served), (HEADER_LENGTH, b"%d" % len(head)))
-    await exchange.respond(200, b"".join((head, *chunks)), OCTETS, headers)
-
-
 # -- decoding ------------------------------------------------------------------------------------------------------
 
 
-def _decoded(body: bytes, header_length: bytes | None) -> tuple[InferRequest, dict[str, Array]]:
+def _decoded(body: bytes, header_length: bytes | None, regions: Regions) -> tuple[InferRequest, dict[str, Array]]:
     if header_length is None:
         request, tail = _request(body), _NOTHING
     else:
@@ -137,7 +145,11 @@ def _decoded(body: bytes, header_length: bytes | None) -> tuple[InferRequest, di
     inputs: dict[str, Array] = {}
     at = 0
     for tensor in request.inputs:
-        size = None if tensor.parameters is UNSET else _binary_size(tensor)
+        parameters = tensor.parameters
+        if parameters is not UNSET and REGION in parameters:
+            inputs[tensor.name] = read_input(regions, tensor, parameters)
+            continue
+        size = None if parameters is UNSET else _binary_size(tensor)
         if size is None:
             inputs[tensor.name] = tensors.from_json(tensor)
         else:
@@ -266,16 +278,20 @@ def _wanted(request: InferRequest) -> Wanted:
     names: list[str] = []
     binary: set[str] = set()
     classes: dict[str, int] = {}
+    places: dict[str, Place] = {}
     for output in request.outputs if request.outputs is not UNSET else ():
         if output.name in names:
             raise InvalidRequest(f"output {output.name!r} is asked for twice", param="outputs")
         names.append(output.name)
+        if output.parameters is not UNSET and REGION in output.parameters:
+            places[output.name] = Place.of(output.parameters, output.name)
+            continue
         own = _output_flag(output)
         if count := _class_count(output):
             classes[output.name] = count
         if own if own is not None else default:
             binary.add(output.name)
-    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes)
+    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes, places)
 
 
 def _timeout_s(parameters: Parameters) -> float | None:

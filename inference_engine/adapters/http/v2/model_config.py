@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from inference_engine.adapters.http.exchange import Exchange
-from inference_engine.adapters.http.v2.wire import DATATYPES
+from inference_engine.domain.datatypes import DATATYPES
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
 from inference_engine.services.models import ModelService
 

@@ -7,6 +7,7 @@ import msgspec
 from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import wire
+from inference_engine.domain.datatypes import DATATYPES
 from inference_engine.domain.errors import ModelNotReady, UnknownField
 from inference_engine.domain.model import ModelRef, TensorSpec
 from inference_engine.domain.routing import version_key
@@ -15,7 +16,8 @@ from inference_engine.services.models import ModelService, ModelStatus
 
 EXTENSIONS = [
     *("binary_tensor_data", "classification", "generate", "logging", "model_configuration", "model_repository"),
-    *("model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics", "trace"),
+    *("model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics"),
+    *("system_shared_memory", "trace"),
 ]
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 _ENCODER = msgspec.json.Encoder()
@@ -106,7 +108,7 @@ class Repository:
 
 
 def _tensor(spec: TensorSpec) -> wire.TensorMetadata:
-    return wire.TensorMetadata(spec.name, wire.DATATYPES.get(spec.dtype, spec.dtype.upper()), spec.shape)
+    return wire.TensorMetadata(spec.name, DATATYPES.get(spec.dtype, spec.dtype.upper()), spec.shape)
 
 
 def _entry(status: ModelStatus) -> wire.IndexEntry:
