@@ -142,3 +142,14 @@ class _MaskingFormatter(logging.Formatter):
         for secret in self._secrets:
             line = line.replace(secret, MASK)
         return line
+
+
+def level() -> LogLevel:
+    """From which severity on lines are written now."""
+    names: dict[int, LogLevel] = {10: "debug", 20: "info", 30: "warning", 40: "error"}
+    return names.get(logging.getLogger().getEffectiveLevel(), "error")
+
+
+def set_level(level: LogLevel) -> None:
+    """Change it while the process runs."""
+    logging.getLogger().setLevel(level.upper())

@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     cors_origins: tuple[Origin, ...] = ()
     root_path: Annotated[str, Meta(pattern=r"^(/\S*[^/\s])?$")] = ""
     api_docs: bool = True
+    http_shared_memory: bool = False
     max_body_mb: Positive = 64.0
     request_timeout_s: Positive = 600.0
     file_max_mb: Positive = 512.0
@@ -90,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
         settings = Settings(**values)
         _check_models(settings, origins)
         _check_exposure(settings, origins)
+        _check_shared_memory(settings, origins)
         return settings, Origins(fields=origins, file=file)
 
     def shown(self) -> dict[str, Any]:
@@ -321,6 +323,14 @@ def _check_exposure(settings: Settings, origins: Mapping[str, str]) -> None:
         raise SettingsError(
             f"{origins['host']}: host {settings.host!r} can be reached from other machines, and no API key is set: "
             "set api_keys (or api_keys_file, or API_KEYS in the environment), or listen on 127.0.0.1"
+        )
+
+
+def _check_shared_memory(settings: Settings, origins: Mapping[str, str]) -> None:
+    if settings.http_shared_memory and not is_loopback(settings.host):
+        raise SettingsError(
+            f"{origins['http_shared_memory']}: http_shared_memory is for clients of this machine only: "
+            "listen on 127.0.0.1, or leave it off"
         )
 
 

@@ -39,12 +39,16 @@ def check_name(text: str, field: str = "model") -> str:
     return text
 
 
-class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One input or output: numpy dtype name (`bytes` for strings) and shape, where -1 is any size."""
+class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One input or output: numpy dtype name (`bytes` for strings) and shape, where -1 is any size.
+
+    `labels` name the positions of an output's last dimension, where they are classes.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    labels: tuple[str, ...] = ()
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +71,18 @@ class PipelineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     postprocess: tuple[dict[str, Any], ...] = ()
 
 
+class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request that is computed after a load, before anybody else's: `rows` rows of zeros.
+
+    `shapes` gives the sizes of an input without its rows, where the signature leaves some open (else they are 1);
+    `inputs` gives values instead of zeros, as lists nested like the tensor.
+    """
+
+    rows: int = 1
+    shapes: dict[str, tuple[int, ...]] = {}
+    inputs: dict[str, list[Any]] = {}
+
+
 class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is run. Times are seconds unless the name says otherwise.
 
@@ -86,6 +102,7 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pin: bool = False
     memory_limit_mb: int | None = None
     cache: bool | None = None
+    warmup: tuple[Warmup, ...] = ()
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -166,10 +166,14 @@ class ExecutorStatus(msgspec.Struct, frozen=True):
 
 
 class BatchResult(msgspec.Struct, frozen=True):
-    """Outputs for each part of a batch, in order, and the seconds the runtime computed."""
+    """Outputs for each part of a batch, in order, and the seconds the runtime computed.
+
+    `output_s` is what splitting the outputs took.
+    """
 
     outputs: list[dict[str, Any]]
     compute_s: float
+    output_s: float = 0.0
 
 
 class Executor(Protocol):

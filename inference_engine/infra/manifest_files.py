@@ -26,6 +26,7 @@ from inference_engine.domain.model import (
     Signature,
     TensorSpec,
     Turn,
+    Warmup,
     check_name,
 )
 
@@ -44,6 +45,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "pipeline": PipelineSpec,
     "conversation": Conversation,
     "messages": Turn,
+    "warmup": Warmup,
 }
 _LEAST: dict[str, float] = {
     "instances": 1,
@@ -173,6 +175,13 @@ class _Checks:
             value = getattr(execution, field)
             if value is not None and not value >= least:
                 raise self.fail(("execution", field), f"is {value}, it must be at least {least:g}")
+
+        for index, warmup in enumerate(execution.warmup):
+            if warmup.rows < 1:
+                raise self.fail(("execution", "warmup", index, "rows"), f"is {warmup.rows}, it must be at least 1")
+            for name, shape in warmup.shapes.items():
+                if any(size < 0 for size in shape):
+                    raise self.fail(("execution", "warmup", index, "shapes", name), "sizes are 0 or more")
 
     def conversation(self, conversation: Conversation) -> None:
         if not all(conversation.stop):

@@ -4,7 +4,8 @@ A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf`, 
 file, or an XGBoost (`.ubj`, `.json`) or LightGBM (`.txt`) file that its first bytes show to be one, is adopted where it
 is: in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
 So is a Hugging Face folder: a `config.json` that tells what the model is for, beside weights in SafeTensors. And so is
-a TensorFlow SavedModel: the folder of a name or version itself, or the only one in a version's.
+a TensorFlow SavedModel: the folder of a name or version itself, or the only one in a version's. A folder with a
+`config.pbtxt` is one of Triton's layout (`triton_layout.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from inference_engine.domain.ports import BrokenModel, StoredModel
 from inference_engine.domain.routing import version_key
 from inference_engine.infra.huggingface.folder import CONFIG_NAME, HfFolder
 from inference_engine.infra.manifest_files import MANIFEST_NAME, artifact_file, read_manifest
+from inference_engine.infra.triton_layout import PBTXT_NAME, read_layout
 
 _ADOPTED = {
     ".gguf": ("llama_cpp", "text-generation"),
@@ -138,6 +140,9 @@ def _scan_name(folder: Path) -> Iterator[StoredModel | BrokenModel]:
         yield BrokenModel(folder, f"{folder}: cannot be read: {error.strerror}")
         return
     files = [path for path in children if path.is_file()]
+    if any(path.name == PBTXT_NAME for path in files):
+        yield from _scan_layout(folder)
+        return
     if any(path.name == MANIFEST_NAME for path in files):
         wanted = folder / "1" / MANIFEST_NAME
         yield BrokenModel(folder, f"{folder / MANIFEST_NAME}: move the files into a version folder, as in {wanted}")
@@ -151,6 +156,21 @@ def _scan_name(folder: Path) -> Iterator[StoredModel | BrokenModel]:
     for version in children:
         if version.is_dir():
             yield from _guarded(version, partial(_read_version, version, folder.name))
+
+
+def _scan_layout(folder: Path) -> Iterator[StoredModel | BrokenModel]:
+    """A model in Triton's layout."""
+    try:
+        found = read_layout(folder)
+    except EngineError as error:
+        text = error.message if str(folder) in error.message else f"{folder / PBTXT_NAME}: {error.message}"
+        yield BrokenModel(folder, text)
+        return
+    except OSError as error:
+        yield BrokenModel(folder, f"{error.filename or folder}: cannot be read: {error.strerror}")
+        return
+    for model in found:
+        yield StoredModel(model.manifest, model.folder, assumed=False, size_bytes=_tree_bytes(model.folder))
 
 
 def _read_version(folder: Path, name: str) -> StoredModel | None:

@@ -71,8 +71,8 @@ class InferenceService:
         served = self._models.resolve(target)
         started = in_line = self._clock()
         outcome = "cancelled"
+        lease = self._models.lease(served.ref)
         try:
-            lease = self._models.lease(served.ref)
             if not lease.ready:
                 await lease.make_ready()
                 in_line = self._clock()  # loading does not count against the model's own limit
@@ -93,7 +93,9 @@ class InferenceService:
             outcome = error.code
             raise
         finally:
-            self._telemetry.request(served.ref, "predict", outcome, self._clock() - started)
+            seconds = self._clock() - started
+            lease.statistics.request(outcome == "ok", seconds)
+            self._telemetry.request(served.ref, "predict", outcome, seconds)
 
     async def generate(self, target: str, request: Generate, call: Call) -> Generation:
         """Check and route a generation; it runs while its deltas are read.
@@ -143,8 +145,9 @@ class InferenceService:
         served = self._models.resolve(target)
         started = self._clock()
         outcome = "cancelled"
+        lease = self._models.lease(served.ref)
         try:
-            async with self._models.lease(served.ref) as live:
+            async with lease as live:
                 check_kind(live, kind)
                 compute = partial(compute_texts, live, inputs, priority=call.priority)
                 if self.reuse.enabled and reuses_texts(live.manifest, call):
@@ -158,7 +161,9 @@ class InferenceService:
             outcome = error.code
             raise
         finally:
-            self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+            seconds = self._clock() - started
+            lease.statistics.request(outcome == "ok", seconds)
+            self._telemetry.request(served.ref, kind, outcome, seconds)
 
     def _reuses_prediction(self, live: LiveModel, call: Call) -> bool:
         return self.reuse.enabled and reuses_prediction(live.manifest, call)
@@ -189,8 +194,11 @@ class InferenceService:
 
         plan = self.reuse.plan(key, call.reuse)
         deadline_s = _deadline(live, call, self._clock())
+        started = self._clock()
         async with aclosing(self.reuse.follow(plan, source, OUTPUTS, deadline_s)) as found:
             outputs: dict[str, Array] = await anext(found)
+        spent = live.statistics.cache_miss if plan.outcome == "miss" else live.statistics.cache_hit
+        spent.add(self._clock() - started)
         return dict(outputs), msgspec.structs.replace(served, cache=plan.outcome)
 
     async def tokenize(self, target: str, request: Generate, call: Call) -> tuple[int, ...]:  # noqa: ARG002 - every use case is called so
@@ -211,6 +219,7 @@ class InferenceService:
         started = self._clock()
         first = True
         outcome = "cancelled"
+        statistics = self._models.statistics(served.ref)
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
@@ -223,7 +232,9 @@ class InferenceService:
             outcome = error.code
             raise
         finally:
-            self._telemetry.request(served.ref, kind, outcome, self._clock() - started)
+            seconds = self._clock() - started
+            statistics.request(outcome == "ok", seconds)
+            self._telemetry.request(served.ref, kind, outcome, seconds)
 
     async def _computed(self, served: Served, request: Generate, call: Call) -> AsyncGenerator[Delta]:
         """What the model answers, with its tokens counted."""
@@ -277,16 +288,21 @@ def _choice(request: Generate, index: int) -> Generate:
 async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[], float]) -> AsyncGenerator[Delta]:
     """One choice: waits for a slot (at most the manifest's timeout), then streams until the call's deadline."""
     tenant = call.principal.tenant
-    await live.slots.acquire(_deadline(live, call, clock()), call.priority, tenant)
+    asked = clock()
+    await live.slots.acquire(_deadline(live, call, asked), call.priority, tenant)
+    started = clock()
     try:
-        left_s = None if call.deadline_s is None else call.deadline_s - clock()
+        left_s = None if call.deadline_s is None else call.deadline_s - started
         with closing(Deadline(left_s)) as deadline:
             async with aclosing(live.executor.generate(request)) as deltas:
                 while True:
                     delta = await _next_delta(deltas, deadline, live)
-                    yield delta
                     if isinstance(delta, Done):
+                        now = clock()
+                        live.statistics.batch(1, 1, started - asked, now - started, now - started, 0.0, now)
+                        yield delta
                         return
+                    yield delta
     finally:
         live.slots.release(tenant)
 

@@ -27,9 +27,11 @@ from inference_engine.domain.ports import (
 )
 from inference_engine.domain.results import Served
 from inference_engine.domain.routing import Route, Router
+from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import InputCheck
 from inference_engine.services.queues import BatchQueue
 from inference_engine.services.slots import SlotQueue
+from inference_engine.services.warmup import warm_up
 
 ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
 _FAILURE_MEMORY_S = 10.0
@@ -80,11 +82,17 @@ class LiveModel:
 
     __slots__ = (
         *("batches", "check", "executor", "loaded", "manifest", "outputs"),
-        *("reuses_predictions", "signature", "slots", "timeout_s"),
+        *("reuses_predictions", "signature", "slots", "statistics", "timeout_s"),
     )
 
     def __init__(
-        self, manifest: Manifest, loaded: Loaded, executor: Executor, telemetry: Telemetry, clock: Callable[[], float]
+        self,
+        manifest: Manifest,
+        loaded: Loaded,
+        executor: Executor,
+        telemetry: Telemetry,
+        clock: Callable[[], float],
+        statistics: ModelStatistics | None = None,
     ) -> None:
         self.manifest = manifest
         self.loaded = loaded
@@ -95,7 +103,10 @@ class LiveModel:
         self.timeout_s = manifest.execution.timeout_s
         batched = self.signature is not None and self.signature.batched
         shapes_differ = self.check is not None and self.check.leaves_shapes_open
-        self.batches = BatchQueue(manifest, executor, batched, telemetry, clock, shapes_differ=shapes_differ)
+        self.statistics = statistics or ModelStatistics()
+        self.batches = BatchQueue(
+            manifest, executor, batched, telemetry, clock, shapes_differ=shapes_differ, statistics=self.statistics
+        )
         self.slots = SlotQueue(manifest, loaded.concurrency, clock)
         self.reuses_predictions = manifest.execution.cache is True
 
@@ -117,6 +128,7 @@ class _Entry:
         self.used = False
         self.used_s = 0.0
         self.keep_alive_s: float | None = None
+        self.statistics = ModelStatistics()
 
     @property
     def idle_limit_s(self) -> float | None:
@@ -142,6 +154,11 @@ class Lease:
     def ready(self) -> bool:
         """True when the model is loaded, until the next `await`."""
         return self._entry.live is not None and not self._entry.draining
+
+    @property
+    def statistics(self) -> ModelStatistics:
+        """The model's counts; they outlive its unloading."""
+        return self._entry.statistics
 
     async def make_ready(self) -> None:
         """Load the model if need be."""
@@ -250,6 +267,10 @@ class ModelService:
         """What is known of its tensors: from the loaded model, else from the manifest."""
         entry = self._entry(ref)
         return entry.live.signature if entry.live else entry.stored.manifest.signature
+
+    def statistics(self, ref: ModelRef) -> ModelStatistics:
+        """What the model has done since the server started. Raises `ModelNotFound`."""
+        return self._entry(ref).statistics
 
     def is_ready(self, ref: ModelRef) -> bool:
         """True when a request for it would be computed without loading first."""
@@ -385,7 +406,7 @@ class ModelService:
                 if self._entries.get(entry.stored.manifest.ref) is not entry:
                     raise ModelNotFound(f"model {entry.stored.manifest.ref} was deleted", param="model")
                 if entry.live is None:
-                    entry.live = await self._start(entry.stored)
+                    entry.live = await self._start(entry)
                     entry.loaded_at = datetime.now(UTC)
                     entry.used_s = self.clock()
                     entry.failure = None
@@ -397,13 +418,18 @@ class ModelService:
         finally:
             entry.loading = None
 
-    async def _start(self, stored: StoredModel) -> LiveModel:
-        started = self.clock()
+    async def _start(self, entry: _Entry) -> LiveModel:
+        started, stored = self.clock(), entry.stored
         await asyncio.to_thread(self._repository.verify, stored)
         executor = self._executors(stored)
         loaded = await executor.start()
+        try:
+            await warm_up(stored.manifest, loaded.signature or stored.manifest.signature, executor)
+        except BaseException:
+            await executor.stop(grace_s=0.0)
+            raise
         _log.info("model loaded", model=str(stored.manifest.ref), seconds=round(self.clock() - started, 3))
-        return LiveModel(stored.manifest, loaded, executor, self._telemetry, self.clock)
+        return LiveModel(stored.manifest, loaded, executor, self._telemetry, self.clock, entry.statistics)
 
     def when_unloaded(self, act: Callable[[ModelRef], object]) -> None:
         """Call `act` each time a model has been unloaded, for whatever reason; files are read anew only after that."""

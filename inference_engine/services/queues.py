@@ -19,6 +19,7 @@ from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidRequest, QueueFull
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import BatchResult, Executor, Telemetry
+from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import Array, Tensors
 
 Clock = Callable[[], float]
@@ -74,6 +75,7 @@ class BatchQueue:
         clock: Clock,
         *,
         shapes_differ: bool = True,
+        statistics: ModelStatistics | None = None,
     ) -> None:
         self._ref = manifest.ref
         self._executor = executor
@@ -83,6 +85,7 @@ class BatchQueue:
         self._limit = manifest.execution.queue_limit
         self._delay_s = manifest.execution.max_delay_ms / 1000
         self._telemetry = telemetry
+        self._statistics = statistics or ModelStatistics()
         self._clock = clock
         self._line: deque[_Waiting] = deque()
         self._running: set[_Batch] = set()
@@ -206,6 +209,9 @@ class BatchQueue:
         result = batch.work.result()
         started, compute_s = batch.started, result.compute_s
         self._telemetry.batch(self._ref, batch.rows, started - batch.items[0].queued_at, compute_s)
+        now, count = self._clock(), len(batch.items)
+        queued_s = started * count - sum([item.queued_at for item in batch.items])
+        self._statistics.batch(count, batch.rows, queued_s, now - started, compute_s, result.output_s, now)
         for item, outputs in zip(batch.items, result.outputs, strict=True):
             if not item.future.done():
                 item.future.set_result((outputs, started - item.queued_at, compute_s))

@@ -102,8 +102,8 @@ def test_the_defaults_in_the_tables_are_true() -> None:
     for field in Execution.__struct_fields__:
         (written,) = re.findall(rf"^\| `{field}` \|.*\| (.*) \|$", page, re.MULTILINE)
         value = getattr(Execution(), field)
-        words = {None: "none", True: "true", False: "false"}
-        worded = value is None or isinstance(value, bool)
+        words = {None: "none", (): "none", True: "true", False: "false"}
+        worded = value in (None, ()) or isinstance(value, bool)
         expected = words[value] if worded else value if isinstance(value, str) else f"{value:g}"
         assert written.strip("`") == expected, field
 

@@ -11,6 +11,7 @@ import pytest
 
 from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Executor, StoredModel
+from inference_engine.infra.executors.instances import InstancesExecutor
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
 from inference_engine.infra.executors.thread import ThreadExecutor
 from inference_engine.infra.runtimes.catalog import EntryPointCatalog
@@ -40,12 +41,14 @@ def python_model(folder: Path, body: str, signature: Signature | None = FLOATS, 
 
 def build(kind: str, model: StoredModel, on_restart: Callable[[], None] = lambda: None) -> Executor:
     """An executor of that kind, not started."""
+    if kind == "instances":
+        return InstancesExecutor([build("runner", model, on_restart) for _ in range(2)])  # type: ignore[misc]
     if kind == "thread":
         return ThreadExecutor(model, EntryPointCatalog().create("python"))
     return RunnerExecutor(model, time.monotonic, on_restart, SUPERVISION)
 
 
-@pytest.fixture(params=["runner", "thread"])
+@pytest.fixture(params=["runner", "thread", "instances"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

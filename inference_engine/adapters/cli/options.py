@@ -41,6 +41,7 @@ SETTING_HELP: dict[str, str] = {
     "cors_origins": "Origin of web pages that may call the server; may be given several times.",
     "root_path": "Path under which a reverse proxy shows the server.",
     "api_docs": "Serve the API reference.",
+    "http_shared_memory": "Let clients of this machine pass tensors over HTTP in shared memory.",
     "max_body_mb": "Largest request body in megabytes.",
     "request_timeout_s": "Longest time for one request in seconds.",
     "file_max_mb": "Largest uploaded file in megabytes.",

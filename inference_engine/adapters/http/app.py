@@ -13,6 +13,7 @@ from inference_engine.adapters.http.cool import Cool
 from inference_engine.adapters.http.edge import Edge, EdgeOptions
 from inference_engine.adapters.http.exchange import App
 from inference_engine.adapters.http.operations import dialect as operations
+from inference_engine.adapters.shared_memory import Regions
 from inference_engine.core.settings import Settings
 from inference_engine.domain.facts import FactsReader
 from inference_engine.services.access import AccessService
@@ -44,10 +45,11 @@ def create_app(
     use. Opening and closing the services is the caller's.
     """
     calls = Calls(clock, settings.request_timeout_s)
+    regions = Regions(settings.http_shared_memory, "http_shared_memory")
     dialects = (
         openai.dialect(models, inference, calls, settings.default_model, version, stateful),
         anthropic.dialect(models, inference, calls, settings.default_model),
-        v2.dialect(models, inference, health, calls, version),
+        v2.dialect(models, inference, health, calls, version, regions),
         admin.dialect(models, inference.reuse, system),
         ollama.dialect(models, inference, store, facts, calls, version, clock),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),

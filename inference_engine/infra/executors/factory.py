@@ -11,6 +11,7 @@ from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import Manifest, ModelRef
 from inference_engine.domain.ports import Executor, Runtime, RuntimeCatalog, StoredModel
 from inference_engine.infra.executors.auto import AutoExecutor, machine_busy
+from inference_engine.infra.executors.instances import Instance, InstancesExecutor
 from inference_engine.infra.executors.interpreters import REQUIREMENTS
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
 from inference_engine.infra.executors.thread import ThreadExecutor
@@ -43,16 +44,21 @@ class Executors:
 
     def __call__(self, model: StoredModel) -> Executor:
         manifest = model.manifest
-        if manifest.execution.instances != 1:
-            raise InvalidManifest(
-                f"{manifest.ref}: execution.instances is {manifest.execution.instances}: one instance is all that can "
-                "be run now; raise threads or max_batch_size instead",
-                param="execution.instances",
-            )
+        count = manifest.execution.instances
         if manifest.runtime == "auto":
+            if count > 1:
+                raise InvalidManifest(
+                    f"{manifest.ref}: execution.instances is {count}: `runtime: auto` measures one instance; "
+                    "name the runtime, or leave instances out",
+                    param="execution.instances",
+                )
             return AutoExecutor(
                 model, self, self._catalog, self._choices, self._measuring, self._clock, machine_busy, self._environment
             )
+        return self._one(model) if count == 1 else InstancesExecutor([self._one(model) for _ in range(count)])
+
+    def _one(self, model: StoredModel) -> Instance:
+        manifest = model.manifest
         if manifest.execution.executor == "thread":
             if manifest.runtime == "python" and (model.folder / REQUIREMENTS).is_file():
                 raise InvalidManifest(

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
@@ -247,7 +248,9 @@ class RunnerProcess(asyncio.Protocol):
             self._release(frame)
             return
         try:
-            result = BatchResult(split(self._collect(frame), batch.rows), frame.compute_s)
+            came = time.perf_counter()
+            outputs = split(self._collect(frame), batch.rows)
+            result = BatchResult(outputs, frame.compute_s, time.perf_counter() - came)
         except Exception as error:
             batch.answer.set_exception(error)
         else:

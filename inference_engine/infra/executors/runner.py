@@ -251,6 +251,10 @@ class RunnerExecutor:
         if process is not None:
             await process.stop(grace_s)
 
+    @property
+    def state(self) -> ExecutorState:
+        return self._state
+
     def status(self) -> ExecutorStatus:
         process = self._process
         return ExecutorStatus(

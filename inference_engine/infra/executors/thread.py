@@ -85,9 +85,11 @@ class ThreadExecutor:
             batch = concatenate(parts)
             started = time.perf_counter()
             outputs = self._runtime.run(batch)
-            compute_s = time.perf_counter() - started
+            computed = time.perf_counter()
+            compute_s = computed - started
             self._pace.note(compute_s)
-            return BatchResult(split(outputs, rows), compute_s)
+            split_outputs = split(outputs, rows)
+            return BatchResult(split_outputs, compute_s, time.perf_counter() - computed)
         except EngineError as error:
             return error
         except Exception as error:
@@ -154,6 +156,10 @@ class ThreadExecutor:
             if self._worker.is_alive() or not all(sink.ended.is_set() for sink in sinks):
                 return  # still computing: the runtime stays open until the process ends
         self._runtime.close()
+
+    @property
+    def state(self) -> ExecutorState:
+        return self._state
 
     def status(self) -> ExecutorStatus:
         gauges = self._runtime.gauges() if self._state == "ready" else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,17 +16,24 @@ from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
-from inference_engine.adapters.http.v2.wire import DATATYPES, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.adapters.http.v2.classification import classified
+from inference_engine.adapters.http.v2.shared_memory import REGION, Place, read_input, write_output
+from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.adapters.shared_memory import Regions
+from inference_engine.domain.datatypes import datatype_of, to_raw
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
 from inference_engine.domain.requests import Predict
 from inference_engine.domain.results import Prediction
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
+from inference_engine.services.models import ModelService
 
 HEADER_LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
-_KNOWN = frozenset({"binary_data_output", "timeout", "priority"})
+_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
+_KNOWN = frozenset({"binary_data_output", "timeout", "priority", *_SEQUENCE})
+_OUTPUT_KNOWN = frozenset({"binary_data", "classification"})
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
 _NOTHING = memoryview(b"")
@@ -34,7 +42,8 @@ _NOTHING = memoryview(b"")
 class Wanted(NamedTuple):
     """Which outputs are wanted (empty: all), and which of them after the JSON. `default` is for those not named.
 
-    `timeout_s` is the client's own limit; a lower `priority` is served first.
+    `timeout_s` is the client's own limit; a lower `priority` is served first. Of the outputs in `classes` only that
+    many best classes are wanted; those in `places` go into shared memory.
     """
 
     names: tuple[str, ...] = ()
@@ -42,6 +51,8 @@ class Wanted(NamedTuple):
     default: bool = False
     timeout_s: float | None = None
     priority: int = 0
+    classes: Mapping[str, int] = {}
+    places: Mapping[str, Place] = {}
 
 
 _ALL_JSON = Wanted()
@@ -51,12 +62,14 @@ _ALL_BINARY = Wanted(default=True)
 class Infer:
     """The infer endpoints, with and without a version."""
 
-    def __init__(self, inference: InferenceService, calls: Calls) -> None:
+    def __init__(self, inference: InferenceService, models: ModelService, calls: Calls, regions: Regions) -> None:
         self._inference = inference
+        self._regions = regions
+        self._models = models
         self._calls = calls
 
     async def __call__(self, exchange: Exchange) -> None:
-        request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH))
+        request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH), self._regions)
         wanted = _ALL_JSON
         if request.outputs is not UNSET or request.parameters is not UNSET:
             wanted = _ALL_BINARY if _is_all_binary(request) else _wanted(request)
@@ -65,13 +78,15 @@ class Infer:
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
         prediction = await self._inference.predict(target, Predict(inputs, wanted.names), call)
-        if wanted.default or wanted.binary:
-            await _answer_binary(exchange, prediction, request, wanted)
+        if wanted.classes:
+            prediction = self._classified(prediction, wanted.classes)
+        if wanted.default or wanted.binary or wanted.places:
+            await self._answer_binary(exchange, prediction, request, wanted)
             return
         outputs = [
             {
                 "name": name,
-                "datatype": tensors.datatype_of(name, array),
+                "datatype": datatype_of(name, array),
                 "shape": array.shape,
                 "data": tensors.to_json(name, array),
             }
@@ -79,6 +94,33 @@ class Infer:
         ]
         body = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
         await exchange.respond(200, body, headers=served_headers(prediction.served))
+
+    async def _answer_binary(
+        self, exchange: Exchange, prediction: Prediction, request: InferRequest, wanted: Wanted
+    ) -> None:
+        outputs: list[dict[str, Any]] = []
+        chunks: list[bytes] = []
+        for name, array in prediction.outputs.items():
+            output: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": array.shape}
+            if name in wanted.places:
+                output["parameters"] = write_output(self._regions, name, array, wanted.places[name])
+            elif name in wanted.binary or (wanted.default and name not in wanted.names):
+                chunks.append(to_raw(array))
+                output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
+            else:
+                output["data"] = tensors.to_json(name, array)
+            outputs.append(output)
+        head = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+        headers = (*served_headers(prediction.served), (HEADER_LENGTH, b"%d" % len(head)))
+        await exchange.respond(200, b"".join((head, *chunks)), OCTETS, headers)
+
+    def _classified(self, prediction: Prediction, classes: Mapping[str, int]) -> Prediction:
+        signature = self._models.signature(prediction.served.ref)
+        outputs = {
+            name: classified(name, array, classes[name], signature) if name in classes else array
+            for name, array in prediction.outputs.items()
+        }
+        return msgspec.structs.replace(prediction, outputs=outputs)
 
 
 def _head(prediction: Prediction, request: InferRequest, outputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,26 +133,10 @@ def _head(prediction: Prediction, request: InferRequest, outputs: list[dict[str,
     return head
 
 
-async def _answer_binary(exchange: Exchange, prediction: Prediction, request: InferRequest, wanted: Wanted) -> None:
-    outputs: list[dict[str, Any]] = []
-    chunks: list[bytes] = []
-    for name, array in prediction.outputs.items():
-        output: dict[str, Any] = {"name": name, "datatype": tensors.datatype_of(name, array), "shape": array.shape}
-        if name in wanted.binary or (wanted.default and name not in wanted.names):
-            chunks.append(tensors.to_binary(array))
-            output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
-        else:
-            output["data"] = tensors.to_json(name, array)
-        outputs.append(output)
-    head = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
-    headers = (*served_headers(prediction.served), (HEADER_LENGTH, b"%d" % len(head)))
-    await exchange.respond(200, b"".join((head, *chunks)), OCTETS, headers)
-
-
 # -- decoding ------------------------------------------------------------------------------------------------------
 
 
-def _decoded(body: bytes, header_length: bytes | None) -> tuple[InferRequest, dict[str, Array]]:
+def _decoded(body: bytes, header_length: bytes | None, regions: Regions) -> tuple[InferRequest, dict[str, Array]]:
     if header_length is None:
         request, tail = _request(body), _NOTHING
     else:
@@ -119,7 +145,11 @@ def _decoded(body: bytes, header_length: bytes | None) -> tuple[InferRequest, di
     inputs: dict[str, Array] = {}
     at = 0
     for tensor in request.inputs:
-        size = None if tensor.parameters is UNSET else _binary_size(tensor)
+        parameters = tensor.parameters
+        if parameters is not UNSET and REGION in parameters:
+            inputs[tensor.name] = read_input(regions, tensor, parameters)
+            continue
+        size = None if parameters is UNSET else _binary_size(tensor)
         if size is None:
             inputs[tensor.name] = tensors.from_json(tensor)
         else:
@@ -188,7 +218,7 @@ def _explained(error: InvalidRequest, body: bytes | memoryview) -> InvalidReques
             if error.param == f"{place}.datatype":
                 return InvalidTensor(
                     f"input {name} has the datatype {shown(entry.get('datatype'))}, supported are: "
-                    + ", ".join(DATATYPES.values()),
+                    + ", ".join(ELEMENTS),
                     param=str(entry.get("name")),
                 )
             if isinstance(error, UnknownField):
@@ -244,16 +274,24 @@ def _wanted(request: InferRequest) -> Wanted:
         default = _flag(request.parameters, "binary_data_output", "parameters")
         timeout_s = _timeout_s(request.parameters)
         priority = _priority(request.parameters)
+        _refuse_sequence(request.parameters)
     names: list[str] = []
     binary: set[str] = set()
+    classes: dict[str, int] = {}
+    places: dict[str, Place] = {}
     for output in request.outputs if request.outputs is not UNSET else ():
         if output.name in names:
             raise InvalidRequest(f"output {output.name!r} is asked for twice", param="outputs")
         names.append(output.name)
+        if output.parameters is not UNSET and REGION in output.parameters:
+            places[output.name] = Place.of(output.parameters, output.name)
+            continue
         own = _output_flag(output)
+        if count := _class_count(output):
+            classes[output.name] = count
         if own if own is not None else default:
             binary.add(output.name)
-    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority)
+    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes, places)
 
 
 def _timeout_s(parameters: Parameters) -> float | None:
@@ -275,8 +313,26 @@ def _priority(parameters: Parameters) -> int:
 def _output_flag(output: OutputRequest) -> bool | None:
     if output.parameters is UNSET:
         return None
-    _refuse_others(output.parameters, frozenset({"binary_data"}), f"output {output.name!r}")
+    _refuse_others(output.parameters, _OUTPUT_KNOWN, f"output {output.name!r}")
     return _flag(output.parameters, "binary_data", f"output {output.name!r}")
+
+
+def _class_count(output: OutputRequest) -> int:
+    """How many of the best classes are wanted instead of the output, 0 for the output itself."""
+    value = output.parameters.get("classification", 0) if output.parameters is not UNSET else 0
+    if type(value) is not int or value < 0:
+        raise InvalidRequest(f"output {output.name!r}: classification must be a number of classes", param=output.name)
+    return value
+
+
+def _refuse_sequence(parameters: Parameters) -> None:
+    """Clients that use no sequence may still say so; no model here keeps state between requests."""
+    for name in _SEQUENCE:
+        if parameters.get(name):
+            raise UnknownField(
+                f"parameters: {name!r} is not supported: models keep no state between requests, leave it out",
+                param=name,
+            )
 
 
 def _flag(parameters: Parameters, name: str, place: str) -> bool | None:

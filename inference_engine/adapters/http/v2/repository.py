@@ -7,13 +7,18 @@ import msgspec
 from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import wire
+from inference_engine.domain.datatypes import DATATYPES
 from inference_engine.domain.errors import ModelNotReady, UnknownField
 from inference_engine.domain.model import ModelRef, TensorSpec
 from inference_engine.domain.routing import version_key
 from inference_engine.services.health import HealthService
 from inference_engine.services.models import ModelService, ModelStatus
 
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
+EXTENSIONS = [
+    *("binary_tensor_data", "classification", "generate", "logging", "model_configuration", "model_repository"),
+    *("model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics"),
+    *("system_shared_memory", "trace"),
+]
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 _ENCODER = msgspec.json.Encoder()
 _INDEX = msgspec.json.Decoder(wire.IndexRequest)
@@ -103,7 +108,7 @@ class Repository:
 
 
 def _tensor(spec: TensorSpec) -> wire.TensorMetadata:
-    return wire.TensorMetadata(spec.name, wire.DATATYPES.get(spec.dtype, spec.dtype.upper()), spec.shape)
+    return wire.TensorMetadata(spec.name, DATATYPES.get(spec.dtype, spec.dtype.upper()), spec.shape)
 
 
 def _entry(status: ModelStatus) -> wire.IndexEntry:

@@ -1,0 +1,408 @@
+"""A model folder as Triton has them, `<name>/config.pbtxt` beside version folders, read as our manifests.
+
+Knows files and the fields of Triton's ModelConfig; loads no model. What changes a model's meaning and is not served
+is refused by name, with the line; what only tunes Triton is passed over.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from inference_engine.domain.errors import InvalidManifest
+from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec, Warmup, check_name
+from inference_engine.infra.formats.prototext import Field, Message, PrototextError, Word, parse_prototext
+
+PBTXT_NAME = "config.pbtxt"
+DTYPES = {
+    "TYPE_BOOL": "bool",
+    "TYPE_STRING": "bytes",
+    **{f"TYPE_FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"TYPE_{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
+}
+_MAX_LABELS = 1 << 20
+
+
+class _Kind(NamedTuple):
+    """What a platform or backend is here: our runtime and the file that Triton expects when the config names none."""
+
+    runtime: str
+    artifact: str
+
+
+_KINDS = {
+    "onnxruntime_onnx": _Kind("onnx", "model.onnx"),
+    "onnxruntime": _Kind("onnx", "model.onnx"),
+    "python": _Kind("python", "model.py"),
+    "pytorch_libtorch": _Kind("torch", "model.pt"),
+    "pytorch": _Kind("torch", "model.pt"),
+    "tensorflow_savedmodel": _Kind("tensorflow", "model.savedmodel"),
+    "tensorflow": _Kind("tensorflow", "model.savedmodel"),
+    "openvino": _Kind("openvino", "model.xml"),
+}
+_ELSEWHERE = frozenset(
+    (
+        *("optimization", "model_metrics", "metric_tags", "runtime", "version_policy"),
+        *("name", "platform", "backend", "default_model_filename", "input", "output"),
+    )
+)
+"""Fields that only tune Triton, or are read apart from the others."""
+_REFUSED = {
+    "ensemble_scheduling": "ensembles are not served yet: ask for the models one after another",
+    "sequence_batching": "sequences that keep state are not served",
+    "batch_input": "inputs made from the batch are not served",
+    "batch_output": "outputs cut by another input are not served",
+    "model_operations": "custom operator libraries are not loaded",
+    "model_repository_agents": "repository agents are not run: `digests` in a model.yaml check files",
+    "cc_model_filenames": "files by GPU generation are not chosen: name one in default_model_filename",
+}
+_SESSION_KEYS = frozenset(
+    (
+        "inter_op_thread_count",
+        "execution_mode",
+        "enable_mem_arena",
+        "enable_mem_pattern",
+        "memory.enable_memory_arena_shrinkage",
+    )
+)
+
+
+class LayoutModel(NamedTuple):
+    """One version of a model in Triton's layout: its manifest and the version's folder."""
+
+    manifest: Manifest
+    folder: Path
+
+
+def read_layout(folder: Path) -> list[LayoutModel]:
+    """The versions of the model in `folder`, which holds `config.pbtxt`, that its version policy serves.
+
+    Raises:
+        InvalidManifest: the message names the file, the line, the field and the remedy.
+    """
+    file = folder / PBTXT_NAME
+    try:
+        message = parse_prototext(file.read_text(encoding="utf-8"))
+    except PrototextError as error:
+        raise InvalidManifest(f"{file}:{error.line}: {error.problem}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidManifest(f"{file}: cannot be read: {error}") from None
+    return _Config(file, message).models()
+
+
+class _Config:
+    """One file. Each failure knows its line."""
+
+    def __init__(self, file: Path, message: Message) -> None:
+        self._file = file
+        self._message = message
+        self._folder = file.parent
+
+    def fail(self, line: int, problem: str) -> InvalidManifest:
+        return InvalidManifest(f"{self._file}:{line}: {problem}")
+
+    # -- reading fields --------------------------------------------------------------------------------------------
+
+    def one(self, message: Message, name: str) -> Field | None:
+        """The last field of that name, as protobuf has it."""
+        return next((field for field in reversed(message.fields) if field.name == name), None)
+
+    def text(self, message: Message, name: str) -> str:
+        field = self.one(message, name)
+        if field is None:
+            return ""
+        if not isinstance(field.value, str) or isinstance(field.value, Word):
+            raise self.fail(field.line, f"{name} must be a text in quotes")
+        return field.value
+
+    def number(self, message: Message, name: str, default: int = 0) -> int:
+        field = self.one(message, name)
+        if field is None:
+            return default
+        if type(field.value) is not int or field.value < 0:
+            raise self.fail(field.line, f"{name} must be a whole number from 0")
+        return field.value
+
+    def flag(self, message: Message, name: str) -> bool:
+        field = self.one(message, name)
+        if field is None:
+            return False
+        if field.value not in ("true", "false", "True", "False", 1, 0):
+            raise self.fail(field.line, f"{name} must be true or false")
+        return field.value in ("true", "True", 1)
+
+    def messages(self, message: Message, name: str) -> list[Message]:
+        found = []
+        for field in message.fields:
+            if field.name == name:
+                if not isinstance(field.value, Message):
+                    raise self.fail(field.line, f"{name} must be a message: {name} {{ ... }}")
+                found.append(field.value)
+        return found
+
+    def known(self, message: Message, where: str, *names: str) -> None:
+        for field in message.fields:
+            if field.name not in names:
+                raise self.fail(field.line, f"{where}.{field.name} is not known here: leave it out")
+
+    # -- the whole -------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[LayoutModel]:
+        known = self._readers()
+        for field in self._message.fields:
+            if field.name in _REFUSED:
+                raise self.fail(field.line, f"{field.name}: {_REFUSED[field.name]}")
+            if field.name not in known and field.name not in _ELSEWHERE:
+                raise self.fail(field.line, f"{field.name} is not a field of a model's configuration")
+        name = self.text(self._message, "name") or self._folder.name
+        if name != self._folder.name:
+            raise self.fail(
+                self._line("name"), f"name is {name!r} but the folder is called {self._folder.name!r}: make them equal"
+            )
+        check_name(name)
+        kind = self._kind()
+        values: dict[str, Any] = {"execution": {}, "options": {}}
+        for read in known.values():
+            read(values, kind)
+        execution = Execution(**values.pop("execution"))
+        return [
+            LayoutModel(self._manifest(name, folder, kind, execution, values), folder) for folder in self._versions()
+        ]
+
+    def _line(self, name: str) -> int:
+        field = self.one(self._message, name)
+        return field.line if field else 1
+
+    def _readers(self) -> dict[str, Callable[[dict[str, Any], _Kind], None]]:
+        """What each field of the configuration adds to the manifest's values."""
+        return {
+            "max_batch_size": self._signature,
+            "dynamic_batching": self._batching,
+            "instance_group": self._instances,
+            "parameters": self._parameters,
+            "response_cache": self._cache,
+            "model_warmup": self._warmup,
+            "model_transaction_policy": self._transactions,
+        }
+
+    def _kind(self) -> _Kind:
+        """`platform` says what a model is; with `backend` alone that says it."""
+        word = self.text(self._message, "platform") or self.text(self._message, "backend")
+        if not word:
+            files = {path.name for folder in self._version_folders() for path in folder.iterdir()}
+            kinds = [kind for kind in _KINDS.values() if kind.artifact in files]
+            if not kinds:
+                raise self.fail(1, "neither platform nor backend is given, and no version folder holds a known file")
+            return kinds[0]
+        if word == "ensemble":
+            raise self.fail(self._line("platform"), f"platform: {_REFUSED['ensemble_scheduling']}")
+        if word not in _KINDS:
+            line = self._line("platform" if self.text(self._message, "platform") else "backend")
+            raise self.fail(line, f"{word!r} is not served; served are: {', '.join(_KINDS)}")
+        return _KINDS[word]
+
+    # -- versions --------------------------------------------------------------------------------------------------
+
+    def _version_folders(self) -> list[Path]:
+        found = [path for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit()]
+        return sorted((path for path in found if path.name == str(int(path.name))), key=lambda path: int(path.name))
+
+    def _versions(self) -> list[Path]:
+        folders = self._version_folders()
+        if not folders:
+            raise self.fail(1, f"{self._folder} holds no version folder: put the model into {self._folder / '1'}")
+        policies = self.messages(self._message, "version_policy")
+        choices = policies[-1].fields if policies else ()
+        if not choices:
+            return folders[-1:]
+        choice = choices[-1]
+        if not isinstance(choice.value, Message):
+            raise self.fail(choice.line, f"version_policy.{choice.name} must be a message: {choice.name} {{ ... }}")
+        if choice.name == "all":
+            return folders
+        if choice.name == "latest":
+            return folders[-(self.number(choice.value, "num_versions") or 1) :]
+        if choice.name == "specific":
+            wanted = {str(field.value) for field in choice.value.fields if field.name == "versions"}
+            missing = wanted - {folder.name for folder in folders}
+            if missing:
+                raise self.fail(choice.line, f"version_policy names {sorted(missing)[0]}, but there is no such folder")
+            return [folder for folder in folders if folder.name in wanted]
+        raise self.fail(choice.line, f"version_policy is {choice.name!r}: it may be latest, all or specific")
+
+    def _manifest(self, name: str, folder: Path, kind: _Kind, execution: Execution, values: dict[str, Any]) -> Manifest:
+        artifact = self.text(self._message, "default_model_filename") or kind.artifact
+        if "/" in artifact or artifact.startswith(".") or "\\" in artifact:
+            raise self.fail(self._line("default_model_filename"), f"{artifact!r} must be the name of a file")
+        if not (folder / artifact).exists():
+            there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+            raise self.fail(
+                self._line("default_model_filename"), f"{folder} holds no {artifact!r} but {there}: name the file"
+            )
+        if kind.runtime == "python":
+            artifact = f"{artifact}:{self._python_class(folder / artifact)}"
+        return Manifest(
+            name=name, version=folder.name, runtime=kind.runtime, artifact=artifact, execution=execution, **values
+        )
+
+    def _python_class(self, file: Path) -> str:
+        """The one class of a file that is written for the `python` runtime."""
+        try:
+            source = file.read_text(encoding="utf-8")
+            body = ast.parse(source).body
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InvalidManifest(f"{file}: cannot be read as Python: {error}") from None
+        names = [node.name for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        if "TritonPythonModel" in names or "triton_python_backend_utils" in source:
+            raise InvalidManifest(
+                f"{file}: is written for Triton's own Python backend (triton_python_backend_utils), which is not "
+                "served: give the class the methods load and predict, as docs/python-models.md shows"
+            )
+        if len(names) != 1:
+            raise InvalidManifest(f"{file}: must hold exactly one public class, it holds {len(names)}")
+        return names[0]
+
+    # -- tensors ---------------------------------------------------------------------------------------------------
+
+    def _signature(self, values: dict[str, Any], _: _Kind) -> None:
+        batch = self.number(self._message, "max_batch_size")
+        inputs = [self._tensor(tensor, "input", batched=batch > 0) for tensor in self.messages(self._message, "input")]
+        outputs = [
+            self._tensor(tensor, "output", batched=batch > 0) for tensor in self.messages(self._message, "output")
+        ]
+        if inputs or self.one(self._message, "max_batch_size") is not None:
+            values["execution"]["max_batch_size"] = max(1, batch)
+        if inputs:
+            values["signature"] = Signature(tuple(inputs), tuple(outputs))
+
+    def _tensor(self, tensor: Message, side: str, *, batched: bool) -> TensorSpec:
+        self.known(
+            tensor,
+            side,
+            *("name", "data_type", "dims", "format", "reshape", "label_filename"),
+            *("is_shape_tensor", "allow_ragged_batch", "optional", "is_non_linear_format_io"),
+        )
+        name = self.text(tensor, "name")
+        if not name:
+            raise self.fail(tensor.line, f"{side}.name is missing")
+        for field in tensor.fields:
+            if field.name == "reshape":
+                raise self.fail(field.line, f"{side} {name!r}: reshape is not served: give the model's own dims")
+        for flag in ("is_shape_tensor", "allow_ragged_batch", "optional", "is_non_linear_format_io"):
+            if self.flag(tensor, flag):
+                raise self.fail(tensor.line, f"{side} {name!r}: {flag} is not served")
+        kind = self.one(tensor, "data_type")
+        if kind is None or kind.value not in DTYPES:
+            said = kind.value if kind else "missing"
+            line = kind.line if kind else tensor.line
+            raise self.fail(line, f"{side} {name!r}: data_type is {said}, served are: {', '.join(DTYPES)}")
+        dims = self._dims(tensor, f"{side} {name!r}")
+        return TensorSpec(name, DTYPES[str(kind.value)], (-1, *dims) if batched else dims, self._labels(tensor))
+
+    def _dims(self, tensor: Message, where: str) -> tuple[int, ...]:
+        dims = []
+        for field in tensor.fields:
+            if field.name == "dims":
+                if type(field.value) is not int or field.value < -1:
+                    raise self.fail(field.line, f"{where}: dims are numbers, -1 for any size")
+                dims.append(field.value)
+        return tuple(dims)
+
+    def _labels(self, tensor: Message) -> tuple[str, ...]:
+        name = self.text(tensor, "label_filename")
+        if not name:
+            return ()
+        line = next(field.line for field in tensor.fields if field.name == "label_filename")
+        if "/" in name or "\\" in name or name.startswith("."):
+            raise self.fail(line, f"label_filename {name!r} must be a file beside {PBTXT_NAME}")
+        try:
+            labels = tuple((self._folder / name).read_text(encoding="utf-8").splitlines())
+        except (OSError, UnicodeDecodeError) as error:
+            raise self.fail(line, f"label_filename {name!r} cannot be read: {error}") from None
+        if len(labels) > _MAX_LABELS:
+            raise self.fail(line, f"label_filename {name!r} holds more than {_MAX_LABELS} labels")
+        return labels
+
+    # -- execution -------------------------------------------------------------------------------------------------
+
+    def _batching(self, values: dict[str, Any], _: _Kind) -> None:
+        execution = values["execution"]
+        for batching in self.messages(self._message, "dynamic_batching"):
+            self.known(
+                batching,
+                "dynamic_batching",
+                *("preferred_batch_size", "max_queue_delay_microseconds", "preserve_ordering", "priority_levels"),
+                *("default_priority_level", "default_queue_policy", "priority_queue_policy"),
+            )
+            execution["max_delay_ms"] = self.number(batching, "max_queue_delay_microseconds") / 1000
+            for field in batching.fields:
+                if field.name == "priority_queue_policy":
+                    raise self.fail(field.line, "priority_queue_policy is not served: one queue policy holds for all")
+            for policy in self.messages(batching, "default_queue_policy"):
+                action = self.one(policy, "timeout_action")
+                if action is not None and action.value not in ("REJECT", 0):
+                    raise self.fail(action.line, f"timeout_action {action.value} is not served: it may be REJECT")
+                if limit := self.number(policy, "max_queue_size"):
+                    execution["queue_limit"] = limit
+                if timeout := self.number(policy, "default_timeout_microseconds"):
+                    execution["timeout_s"] = timeout / 1e6
+
+    def _instances(self, values: dict[str, Any], _: _Kind) -> None:
+        groups = self.messages(self._message, "instance_group")
+        if not groups:
+            return
+        devices, count = set(), 0
+        for group in groups:
+            self.known(group, "instance_group", "name", "kind", "count", "gpus", "profile", "passive", "host_policy")
+            kind = self.one(group, "kind")
+            word = str(kind.value) if kind else "KIND_AUTO"
+            gpus = [field.value for field in group.fields if field.name == "gpus"]
+            if len(gpus) > 1:
+                raise self.fail(group.line, "instance_group.gpus names several GPUs: one device is used for a model")
+            if word not in ("KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"):
+                raise self.fail(group.line, f"instance_group.kind {word} is not served")
+            gpu = f"cuda:{gpus[0]}" if gpus else "cuda"
+            devices.add({"KIND_CPU": "cpu", "KIND_GPU": gpu}.get(word, gpu if gpus else "auto"))
+            count += self.number(group, "count") or 1
+        if len(devices) > 1:
+            raise self.fail(groups[1].line, "instance_group puts instances on different devices: one kind is served")
+        values["execution"] |= {"instances": count, "device": devices.pop()}
+
+    def _parameters(self, values: dict[str, Any], kind: _Kind) -> None:
+        for entry in self.messages(self._message, "parameters"):
+            key = self.text(entry, "key")
+            texts = self.messages(entry, "value")
+            text = self.text(texts[-1], "string_value") if texts else ""
+            if kind.runtime == "python":
+                values["options"][key] = text
+            elif key == "intra_op_thread_count":
+                if not text.isdigit():
+                    raise self.fail(entry.line, f"parameters: {key} must be a whole number, not {text!r}")
+                values["execution"]["threads"] = int(text)
+            elif key not in _SESSION_KEYS:
+                raise self.fail(entry.line, f"parameters: {key!r} is not served for this backend: leave it out")
+
+    def _cache(self, values: dict[str, Any], _: _Kind) -> None:
+        for cache in self.messages(self._message, "response_cache"):
+            values["execution"]["cache"] = self.flag(cache, "enable")
+
+    def _transactions(self, _values: dict[str, Any], _: _Kind) -> None:
+        for policy in self.messages(self._message, "model_transaction_policy"):
+            if self.flag(policy, "decoupled"):
+                raise self.fail(policy.line, "decoupled: several answers to one prediction are not served")
+
+    def _warmup(self, values: dict[str, Any], _: _Kind) -> None:
+        warmups = []
+        for warmup in self.messages(self._message, "model_warmup"):
+            shapes = {}
+            for entry in self.messages(warmup, "inputs"):
+                for value in self.messages(entry, "value"):
+                    if any(field.name == "input_data_file" for field in value.fields):
+                        raise self.fail(value.line, "model_warmup: input_data_file is not read: use zero_data")
+                    shapes[self.text(entry, "key")] = self._dims(value, "model_warmup")
+            rows = self.number(warmup, "batch_size") or 1
+            warmups += [Warmup(rows, shapes=shapes)] * (self.number(warmup, "count") or 1)
+        if warmups:
+            values["execution"]["warmup"] = tuple(warmups)

@@ -1,0 +1,38 @@
+"""schemathesis sends what the OpenAPI of v2 allows, and what it forbids: nothing may end in a server error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.http.support import World, listening
+
+pytestmark = pytest.mark.slow
+EXAMPLES = 25
+
+
+def test_no_request_is_answered_by_a_server_error() -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="it is among the test dependencies")
+
+    with listening(World()) as url:
+        raw: dict[str, Any] = httpx.get(f"{url}/openapi.json").json()
+        raw["paths"] = {path: item for path, item in raw["paths"].items() if path.startswith("/v2")}
+        schema = schemathesis.openapi.from_dict(raw)
+        operations = [result.ok() for result in schema.get_all_operations()]
+        assert len(operations) > 20
+        for operation in operations:
+            _probe(operation.as_strategy(), url)
+
+
+def _probe(cases: Any, url: str) -> None:
+    from hypothesis import HealthCheck, given, settings
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(cases)
+    def holds(case: Any) -> None:
+        answer = case.call(base_url=url)
+        assert answer.status_code < 500 or answer.status_code == 503, (case, answer.text)
+
+    holds()

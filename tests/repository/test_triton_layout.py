@@ -1,0 +1,162 @@
+"""Folders in Triton's layout become manifests, or an error that names the file and the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from inference_engine.domain.model import TensorSpec, Warmup
+from inference_engine.infra.formats.prototext import PrototextError, parse_prototext
+from inference_engine.infra.repository import FolderRepository
+from tests.fixtures.tiny_onnx import identity_onnx
+
+CONFIG = """
+# a comment
+name: "net"
+platform: "onnxruntime_onnx"
+max_batch_size: 8
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 2 ] } ]
+output { name: "y", data_type: TYPE_FP32, dims: 2, label_filename: "labels.txt" }
+dynamic_batching { max_queue_delay_microseconds: 1500 preferred_batch_size: [ 4, 8 ] }
+instance_group [ { count: 2 kind: KIND_CPU } ]
+version_policy: { all {} }
+parameters { key: "intra_op_thread_count" value: { string_value: "3" } }
+model_warmup { name: "w" batch_size: 4 inputs { key: "x" value: { data_type: TYPE_FP32 dims: 2 zero_data: true } } }
+optimization { graph { level: 1 } }
+"""
+
+
+def tree(root: Path, config: str = CONFIG, versions: tuple[str, ...] = ("1", "2", "10"), name: str = "net") -> Path:
+    """A model in Triton's layout."""
+    folder = root / name
+    for version in versions:
+        (folder / version).mkdir(parents=True)
+        identity_onnx(folder / version / "model.onnx")
+    (folder / "config.pbtxt").write_text(config)
+    (folder / "labels.txt").write_text("cat\ndog\n")
+    return folder
+
+
+def broken(root: Path) -> str:
+    found, problems = FolderRepository([root]).scan()
+    assert not found
+    return problems[0].message
+
+
+def test_every_field_that_is_served(tmp_path: Path) -> None:
+    tree(tmp_path)
+    found, problems = FolderRepository([tmp_path]).scan()
+    assert not problems
+    assert [str(model.manifest.ref) for model in found] == ["net:1", "net:2", "net:10"]
+    manifest = found[0].manifest
+    assert (manifest.runtime, manifest.artifact) == ("onnx", "model.onnx")
+    assert manifest.signature is not None
+    assert manifest.signature.inputs == (TensorSpec("x", "float32", (-1, 2)),)
+    assert manifest.signature.outputs == (TensorSpec("y", "float32", (-1, 2), ("cat", "dog")),)
+    execution = manifest.execution
+    assert (execution.max_batch_size, execution.max_delay_ms, execution.threads) == (8, 1.5, 3)
+    assert (execution.instances, execution.device) == (2, "cpu")
+    assert execution.warmup == (Warmup(4, {"x": (2,)}),)
+
+
+@pytest.mark.parametrize(
+    ("policy", "versions"),
+    [
+        ("", ["10"]),
+        ("version_policy { latest { num_versions: 2 } }", ["2", "10"]),
+        ("version_policy { specific { versions: [1, 10] } }", ["1", "10"]),
+        ("version_policy: { all: {} }", ["1", "2", "10"]),
+    ],
+)
+def test_version_policies(tmp_path: Path, policy: str, versions: list[str]) -> None:
+    tree(tmp_path, 'backend: "onnxruntime"\n' + policy)
+    found, _ = FolderRepository([tmp_path]).scan()
+    assert [model.manifest.version for model in found] == versions
+
+
+def test_a_model_without_batching(tmp_path: Path) -> None:
+    config = 'backend: "onnxruntime"\ninput { name: "x" data_type: TYPE_STRING dims: [-1, 2] }'
+    tree(tmp_path, config, ("1",))
+    manifest = FolderRepository([tmp_path]).scan()[0][0].manifest
+    assert manifest.signature is not None
+    assert manifest.signature.inputs == (TensorSpec("x", "bytes", (-1, 2)),)
+    assert manifest.execution.max_batch_size == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ('name: "other"\nbackend: "onnxruntime"', "config.pbtxt:1: name is 'other'"),
+        ('\nplatform: "tensorrt_plan"', "config.pbtxt:2: 'tensorrt_plan' is not served"),
+        ('platform: "ensemble"', "config.pbtxt:1: platform: ensembles"),
+        ('backend: "onnxruntime"\nensemble_scheduling { step [] }', ":2: ensemble_scheduling"),
+        ('backend: "onnxruntime"\nsequence_batching { }', ":2: sequence_batching"),
+        ('backend: "onnxruntime"\nsurprise: 1', ":2: surprise is not a field"),
+        ('backend: "onnxruntime"\nmax_batch_size: -1', ":2: max_batch_size must be"),
+        ('backend: "onnxruntime"\ninput {\n name: "x" data_type: TYPE_BF16 dims: 1 }', ":3: input 'x': data_type is"),
+        ('backend: "onnxruntime"\ninput { name: "x" data_type: TYPE_FP32\nreshape { shape: [] } }', ":3: input 'x'"),
+        (
+            'backend: "onnxruntime"\noutput { name: "y" data_type: TYPE_FP32\nlabel_filename: "../x" }',
+            ":3: label_filename",
+        ),
+        ('backend: "onnxruntime"\ninstance_group { gpus: [0, 1] }', ":2: instance_group.gpus"),
+        ('backend: "onnxruntime"\nparameters { key: "surprise" }', ":2: parameters: 'surprise'"),
+        ('backend: "onnxruntime"\nversion_policy { specific { versions: 7 } }', ":2: version_policy names 7"),
+        ('backend: "onnxruntime"\ndefault_model_filename: "net.onnx"', ":2: "),
+        ('backend: "onnxruntime"\nmodel_transaction_policy { decoupled: true }', ":2: decoupled"),
+        ('backend: "onnxruntime"\ninput {', ":2: the message that begins here is never closed"),
+        ("backend: 'onnxruntime\n", ":1: "),
+        ("backend onnxruntime", ":1: ':' is missing after 'backend'"),
+        ("backend: onnxruntime", ":1: backend must be a text in quotes"),
+        ("{" * 100, ":1: a field's name is expected"),
+        ("a{" * 100, ":1: messages are nested"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, config: str, says: str) -> None:
+    tree(tmp_path, config, ("1",))
+    assert says in broken(tmp_path)
+    assert "config.pbtxt" in broken(tmp_path)
+
+
+def test_a_python_model_of_ours_and_of_triton(tmp_path: Path) -> None:
+    folder = tmp_path / "net" / "1"
+    folder.mkdir(parents=True)
+    (tmp_path / "net" / "config.pbtxt").write_text(
+        'backend: "python"\nparameters { key: "a" value { string_value: "b" } }'
+    )
+    (folder / "model.py").write_text("class Model:\n    def predict(self, inputs): return inputs\n")
+    manifest = FolderRepository([tmp_path]).scan()[0][0].manifest
+    assert (manifest.runtime, manifest.artifact, manifest.options) == ("python", "model.py:Model", {"a": "b"})
+    (folder / "model.py").write_text("class TritonPythonModel:\n    pass\n")
+    assert "docs/python-models.md" in broken(tmp_path)
+
+
+def test_a_broken_folder_hides_no_other(tmp_path: Path) -> None:
+    tree(tmp_path, "surprise: 1", ("1",), "bad")
+    tree(tmp_path)
+    found, problems = FolderRepository([tmp_path]).scan()
+    assert len(found) == 3
+    assert [problem.folder.name for problem in problems] == ["bad"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r'a: "x\n\x41\101\"" "y"', 'x\nAA"y'),
+        ("a: 0x10", 16),
+        ("a: 010", 8),
+        ("a: -3", -3),
+        ("a: 1.5f", 1.5),
+        ("a: -inf", float("-inf")),
+        ("a: [ TRUE ];", "TRUE"),
+    ],
+)
+def test_values(text: str, value: object) -> None:
+    assert parse_prototext(text).fields[0].value == value
+
+
+@pytest.mark.parametrize("text", ["a: 09", "a: [1 2]", "a:", "a: }", r'a: "\UFFFFFFFF"', "a: §", "1: 2"])
+def test_texts_that_are_wrong(text: str) -> None:
+    with pytest.raises(PrototextError):
+        parse_prototext(text)
