@@ -38,6 +38,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    grpc_port: Annotated[int, Meta(ge=0, le=65535)] = 8001
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
+    grpc_shared_memory: bool = False
     models: tuple[Path, ...] = ()
     builtin_models: bool = True
     default_model: str | None = None
@@ -87,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
         settings = Settings(**values)
         _check_models(settings, origins)
         _check_exposure(settings, origins)
+        _check_grpc(settings, origins)
         return settings, Origins(fields=origins, file=file)
 
     def shown(self) -> dict[str, Any]:
@@ -318,6 +323,20 @@ def _check_exposure(settings: Settings, origins: Mapping[str, str]) -> None:
         raise SettingsError(
             f"{origins['host']}: host {settings.host!r} can be reached from other machines, and no API key is set: "
             "set api_keys (or api_keys_file, or API_KEYS in the environment), or listen on 127.0.0.1"
+        )
+
+
+def _check_grpc(settings: Settings, origins: Mapping[str, str]) -> None:
+    files = {name: getattr(settings, name) for name in ("grpc_tls_cert", "grpc_tls_key")}
+    for name, file in files.items():
+        if None in files.values() and file is not None:
+            raise SettingsError(f"{origins[name]}: {name}: set both grpc_tls_cert and grpc_tls_key, or none of them")
+        if file is not None and not file.is_file():
+            raise SettingsError(f"{origins[name]}: {name}: there is no file {file}")
+    if settings.grpc_shared_memory and not is_loopback(settings.host):
+        raise SettingsError(
+            f"{origins['grpc_shared_memory']}: grpc_shared_memory is for clients of this machine only: "
+            "listen on 127.0.0.1, or leave it off"
         )
 
 

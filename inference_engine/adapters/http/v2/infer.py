@@ -15,7 +15,8 @@ from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
-from inference_engine.adapters.http.v2.wire import DATATYPES, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.adapters.http.v2.wire import InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.domain.datatypes import DATATYPES, datatype_of, to_raw
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
 from inference_engine.domain.requests import Predict
 from inference_engine.domain.results import Prediction
@@ -71,7 +72,7 @@ class Infer:
         outputs = [
             {
                 "name": name,
-                "datatype": tensors.datatype_of(name, array),
+                "datatype": datatype_of(name, array),
                 "shape": array.shape,
                 "data": tensors.to_json(name, array),
             }
@@ -95,9 +96,9 @@ async def _answer_binary(exchange: Exchange, prediction: Prediction, request: In
     outputs: list[dict[str, Any]] = []
     chunks: list[bytes] = []
     for name, array in prediction.outputs.items():
-        output: dict[str, Any] = {"name": name, "datatype": tensors.datatype_of(name, array), "shape": array.shape}
+        output: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": array.shape}
         if name in wanted.binary or (wanted.default and name not in wanted.names):
-            chunks.append(tensors.to_binary(array))
+            chunks.append(to_raw(array))
             output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
         else:
             output["data"] = tensors.to_json(name, array)

@@ -7,6 +7,7 @@ import msgspec
 from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import wire
+from inference_engine.domain.datatypes import DATATYPES
 from inference_engine.domain.errors import ModelNotReady, UnknownField
 from inference_engine.domain.model import ModelRef, TensorSpec
 from inference_engine.domain.routing import version_key
@@ -103,7 +104,7 @@ class Repository:
 
 
 def _tensor(spec: TensorSpec) -> wire.TensorMetadata:
-    return wire.TensorMetadata(spec.name, wire.DATATYPES.get(spec.dtype, spec.dtype.upper()), spec.shape)
+    return wire.TensorMetadata(spec.name, DATATYPES.get(spec.dtype, spec.dtype.upper()), spec.shape)
 
 
 def _entry(status: ModelStatus) -> wire.IndexEntry:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 import struct
-import sys
-from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
@@ -16,7 +14,8 @@ import numpy as np
 from msgspec import UNSET
 
 from inference_engine.adapters.http.decoding import convert
-from inference_engine.adapters.http.v2.wire import BY_CHAR, ELEMENTS, InferInput
+from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput
+from inference_engine.domain import datatypes
 from inference_engine.domain.errors import InferenceFailed, InvalidTensor
 from inference_engine.domain.tensors import Array
 
@@ -38,10 +37,10 @@ def from_json(tensor: InferInput) -> Array:
     if data and type(data[0]) is list:
         data = _flattened(tensor, data)
     if len(data) != math.prod(shape):
-        raise _wrong_count(tensor, len(data))
+        raise datatypes.wrong_count(tensor.name, len(data), shape)
     try:
         if tensor.datatype == "BYTES":
-            return _objects([text.encode() for text in data], shape)
+            return datatypes.objects([text.encode() for text in data], shape)
         if tensor.datatype == "FP32" and len(data) >= _PACKED_FROM:
             return np.frombuffer(struct.pack(f"<{len(data)}f", *data), tensor.dtype).reshape(shape)
         return np.fromiter(data, tensor.dtype, len(data)).reshape(shape)
@@ -71,69 +70,9 @@ def _flattened(tensor: InferInput, data: list[Any]) -> list[Any]:
     return checked
 
 
-def _wrong_count(tensor: InferInput, count: int) -> InvalidTensor:
-    return InvalidTensor(
-        f"input {tensor.name!r} has {count} elements, its shape {list(tensor.shape)} needs {math.prod(tensor.shape)}",
-        param=tensor.name,
-    )
-
-
 def from_binary(tensor: InferInput, raw: memoryview) -> Array:
-    """An input whose elements came after the JSON. Numbers are a read-only view of `raw`, not a copy.
-
-    Raises:
-        InvalidTensor: the size is not that of shape and datatype.
-    """
-    datatype, shape = tensor.datatype, tensor.shape
-    if datatype == "BYTES":
-        items = list(_split_bytes(tensor, raw))
-        if len(items) != math.prod(shape):
-            raise _wrong_count(tensor, len(items))
-        return _objects(items, shape)
-    dtype = tensor.dtype
-    needed = math.prod(shape) * dtype.itemsize
-    if len(raw) != needed:
-        raise InvalidTensor(
-            f"input {tensor.name!r} has {len(raw)} bytes, {datatype} of shape {list(shape)} needs {needed}",
-            param=tensor.name,
-        )
-    if datatype == "BOOL":
-        return np.frombuffer(raw, np.uint8).astype(np.bool_).reshape(shape)
-    return np.frombuffer(raw, dtype).reshape(shape)
-
-
-def _split_bytes(tensor: InferInput, raw: memoryview) -> Iterable[bytes]:
-    """Each element is its length as four little-endian bytes, then itself."""
-    at = 0
-    while at < len(raw):
-        end = at + 4
-        if end <= len(raw):
-            end += int.from_bytes(raw[at:end], "little")
-        if end > len(raw) or end < at + 4:
-            raise InvalidTensor(
-                f"input {tensor.name!r} ends inside an element: each is a four-byte length, then its bytes",
-                param=tensor.name,
-            )
-        yield bytes(raw[at + 4 : end])
-        at = end
-
-
-def _objects(items: list[bytes], shape: tuple[int, ...]) -> Array:
-    array = np.empty(len(items), object)
-    array[:] = items
-    return array.reshape(shape)
-
-
-def datatype_of(name: str, array: Array) -> str:
-    """The v2 datatype of an output.
-
-    Raises:
-        InferenceFailed: v2 has no such datatype.
-    """
-    datatype = BY_CHAR.get(array.dtype.char)
-    if datatype is None:
-        raise InferenceFailed(f"output {name!r} is {array.dtype.name}, which v2 has no datatype for", param=name)
-    return datatype
+    """An input whose elements came after the JSON. Raises what `datatypes.from_raw` raises."""
+    return datatypes.from_raw(tensor.name, tensor.datatype, tensor.shape, raw)
 
 
 def to_json(name: str, array: Array) -> Any:
@@ -152,13 +91,3 @@ def to_json(name: str, array: Array) -> Any:
             f"output {name!r} holds bytes that are no UTF-8 text: ask for it with the parameter binary_data: true",
             param=name,
         ) from None
-
-
-def to_binary(array: Array) -> bytes:
-    """An output as the binary extension writes it, little-endian, in row order."""
-    if array.dtype.kind in "OSU":
-        items = [item.encode() if isinstance(item, str) else bytes(item) for item in array.ravel().tolist()]
-        return b"".join(part for item in items for part in (struct.pack("<I", len(item)), item))
-    if array.dtype.isnative and sys.byteorder == "little":
-        return array.tobytes()
-    return array.astype(array.dtype.newbyteorder("<")).tobytes()

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 
+from inference_engine.domain.datatypes import NUMPY
+
 _FP16_MAX = 65519.99  # the largest that still rounds to a finite half
 _FP32_MAX = 3.4028235677973362e38
 _MAX_RANK = 32
@@ -53,30 +55,6 @@ ELEMENTS: dict[str, Any] = {
     "BYTES": str,
 }
 """What one element of each datatype is in JSON."""
-
-NUMPY: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "BYTES": np.dtype(object),
-} | {
-    f"{kind}INT{bits}".removeprefix("S"): np.dtype(f"<{code}{bits // 8}")
-    for kind, code in (("U", "u"), ("S", "i"))
-    for bits in (8, 16, 32, 64)
-}
-"""The numpy dtype of each datatype; binary data is little-endian."""
-
-DATATYPES: dict[str, str] = {("bytes" if name == "BYTES" else dtype.name): name for name, dtype in NUMPY.items()}
-"""The datatype of each dtype name of the domain."""
-
-_BY_KIND = {(dtype.kind, dtype.itemsize): name for name, dtype in NUMPY.items()}
-BY_CHAR: dict[str, str] = dict.fromkeys("OSU", "BYTES") | {
-    char: _BY_KIND[np.dtype(char).kind, np.dtype(char).itemsize]
-    for char in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]
-    if (np.dtype(char).kind, np.dtype(char).itemsize) in _BY_KIND
-}
-"""The datatype by numpy's character: `dtype.name` takes more than a microsecond."""
 
 
 def _input_type(datatype: str, element: Any) -> type[InferInput]:
