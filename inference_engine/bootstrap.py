@@ -43,8 +43,8 @@ from inference_engine.services.models import ModelService
 from inference_engine.services.reuse import ReuseService
 
 if TYPE_CHECKING:
-    from inference_engine.adapters.http.edge import Edge
     from inference_engine.adapters.grpc.beside import GrpcBeside
+    from inference_engine.adapters.http.edge import Edge
     from inference_engine.adapters.http.openai import Stateful
     from inference_engine.services.health import HealthService
     from inference_engine.services.jobs import JobService

@@ -1,7 +1,7 @@
 """The datatypes of the Open Inference Protocol and their elements as raw bytes, both ways. Knows numpy and no wire.
 
-Raw elements are little-endian and in row order; each element of BYTES is its length in four bytes, then itself. BF16, which
-numpy has no type for, is widened to float32: exact, and what a model that runs in BF16 takes.
+Raw elements are little-endian and in row order; each element of BYTES is its length in four bytes, then itself.
+BF16, which numpy has no type for, is widened to float32, which loses nothing.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: memoryview |
     return _numbers(name, datatype, dtype, shape, raw)
 
 
-def _numbers(
-    name: str, datatype: str, dtype: np.dtype[Any], shape: tuple[int, ...], raw: memoryview | bytes
-) -> Array:
+def _numbers(name: str, datatype: str, dtype: np.dtype[Any], shape: tuple[int, ...], raw: memoryview | bytes) -> Array:
     needed = math.prod(shape) * dtype.itemsize
     if len(raw) != needed:
         raise InvalidTensor(

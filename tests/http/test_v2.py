@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference_engine.adapters.http.v2.wire import DATATYPES, NUMPY
+from inference_engine.domain.datatypes import DATATYPES, NUMPY
 from tests.http.support import World
 
 INFER = "/v2/models/echo/infer"

@@ -46,8 +46,8 @@ class Part(NamedTuple):
         return array
 
 
-def decoded(inputs: dict[str, Array], parameters: dict[str, Any]) -> Wanted:
-    """The generation that a request's tensors and parameters ask for.
+def decoded(inputs: dict[str, Array], parameters: dict[str, Any], *, as_chat: bool = False) -> Wanted:
+    """The generation that a request's tensors and parameters ask for; `as_chat` where `chat` is not said.
 
     Raises:
         InvalidTensor; InvalidRequest; UnknownField: named after the tensor or parameter at fault.
@@ -64,7 +64,7 @@ def decoded(inputs: dict[str, Array], parameters: dict[str, Any]) -> Wanted:
             raise InvalidRequest(f"{name} is given as a tensor and as a parameter", param=name)
         else:
             given[name] = value
-    stream, chat = _flag(given, _STREAM), _flag(given, _CHAT)
+    stream, chat = _flag(given, _STREAM, False), _flag(given, _CHAT, as_chat)
     sampling = _sampling(given)
     request: Generate = Chat((Message("user", text),), sampling) if chat else Complete(text, sampling)
     return Wanted(request, stream)
@@ -85,8 +85,8 @@ def _one(name: str, array: Array) -> Any:
         raise InvalidTensor(f"input {name!r} is not UTF-8 text", param=name) from None
 
 
-def _flag(given: dict[str, Any], name: str) -> bool:
-    value = given.pop(name, False)
+def _flag(given: dict[str, Any], name: str, default: bool) -> bool:
+    value = given.pop(name, default)
     if not isinstance(value, bool):
         raise InvalidRequest(f"{name} must be true or false", param=name)
     return value

@@ -25,7 +25,7 @@ _MAX_ID = 256
 
 
 class Asked(NamedTuple):
-    """A request without its tensors. `places` are outputs wanted in shared memory, `rest` parameters of a generation."""
+    """A request without its tensors. `places` are outputs wanted in shared memory, `rest` is for a generation."""
 
     target: str
     outputs: tuple[str, ...]
@@ -38,7 +38,9 @@ class Asked(NamedTuple):
 class Infer:
     """The two infer methods."""
 
-    def __init__(self, models: ModelService, inference: InferenceService, admission: Admission, regions: Regions) -> None:
+    def __init__(
+        self, models: ModelService, inference: InferenceService, admission: Admission, regions: Regions
+    ) -> None:
         self._models = models
         self._inference = inference
         self._admission = admission
@@ -50,10 +52,12 @@ class Infer:
             asked = _asked(request)
             self._admission.principal(context)
             inputs = tensors.decoded(request, self._regions)
-            if await self._generates(asked.target, inputs):
-                wanted = generation.decoded(inputs, asked.rest)
+            wanted = await self._generation(asked, inputs)
+            if wanted is not None:
                 if wanted.stream:
-                    raise UnsupportedTask("stream is true: call ModelStreamInfer, which can answer in parts", param="stream")
+                    raise UnsupportedTask(
+                        "stream is true: call ModelStreamInfer, which can answer in parts", param="stream"
+                    )
                 async with aclosing(self._generated(request, asked, wanted, context)) as answers:
                     return await anext(answers)
             return await self._predicted(request, asked, inputs, context)
@@ -61,7 +65,7 @@ class Infer:
             return await abort(context, error, "ModelInfer")
 
     async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncGenerator[Any]:
-        """ModelStreamInfer: requests are answered in their order. A bad one gets its error in the stream, which goes on."""
+        """ModelStreamInfer: requests are answered in their order. A bad one gets its error; the stream goes on."""
         try:
             self._admission.principal(context)
         except Exception as error:
@@ -83,8 +87,8 @@ class Infer:
     async def _answers(self, request: Any, context: Any) -> AsyncGenerator[Any]:
         asked = _asked(request)
         inputs = tensors.decoded(request, self._regions)
-        if await self._generates(asked.target, inputs):
-            wanted = generation.decoded(inputs, asked.rest)
+        wanted = await self._generation(asked, inputs)
+        if wanted is not None:
             async with aclosing(self._generated(request, asked, wanted, context)) as answers:
                 async for answer in answers:
                     yield answer
@@ -93,12 +97,19 @@ class Infer:
         answer.parameters[FINAL].bool_param = True
         yield answer
 
-    async def _generates(self, target: str, inputs: dict[str, Array]) -> bool:
-        """Whether this is a text for a model that writes, and no tensor that happens to have its name."""
+    async def _generation(self, asked: Asked, inputs: dict[str, Array]) -> generation.Wanted | None:
+        """The text to be continued; None for tensors, also for one that happens to have its name."""
         if generation.TEXT_INPUT not in inputs:
-            return False
-        loaded = await self._models.ready(self._models.resolve(target).ref)
-        return "predict" not in loaded.kinds
+            return None
+        ref = self._models.resolve(asked.target).ref
+        loaded = await self._models.ready(ref)
+        if "predict" in loaded.kinds:
+            signature = self._models.signature(ref)
+            if signature is None or any(spec.name == generation.TEXT_INPUT for spec in signature.inputs):
+                return None
+        if "chat" not in loaded.kinds and "complete" not in loaded.kinds:
+            return None
+        return generation.decoded(inputs, asked.rest, as_chat="complete" not in loaded.kinds)
 
     async def _predicted(self, request: Any, asked: Asked, inputs: dict[str, Array], context: Any) -> Any:
         for name in asked.rest:

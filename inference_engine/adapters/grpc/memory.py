@@ -119,7 +119,9 @@ class Regions:
     def _found(self, name: str, param: str) -> Region:
         region = self._regions.get(name)
         if region is None:
-            raise InvalidRequest(f"shared memory region {name[:80]!r} is not registered: register it first", param=param)
+            raise InvalidRequest(
+                f"shared memory region {name[:80]!r} is not registered: register it first", param=param
+            )
         return region
 
     def _check(self) -> None:

@@ -64,9 +64,7 @@ class Repository:
         return message("ServerReadyResponse")(ready=self._health.ready)
 
     async def _ServerMetadata(self, _: Any) -> Any:  # noqa: N802
-        return message("ServerMetadataResponse")(
-            name="inference-engine", version=self._version, extensions=EXTENSIONS
-        )
+        return message("ServerMetadataResponse")(name="inference-engine", version=self._version, extensions=EXTENSIONS)
 
     async def _ModelReady(self, request: Any) -> Any:  # noqa: N802
         return message("ModelReadyResponse")(ready=self._models.is_ready(self._ref(request.name, request.version)))

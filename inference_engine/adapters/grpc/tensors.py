@@ -116,14 +116,16 @@ def place_of(name: str, given: dict[str, Any], role: str) -> Place | None:
     for parameter in given:
         if parameter not in (_REGION, _SIZE, _OFFSET):
             raise UnknownField(
-                f"{role} {name!r} has the parameter {parameter[:80]!r}, which is not supported: leave it out", param=name
+                f"{role} {name!r} has the parameter {parameter[:80]!r}, which is not supported: leave it out",
+                param=name,
             )
     if not given:
         return None
     region, size, offset = given.get(_REGION), given.get(_SIZE), given.get(_OFFSET, 0)
     if not isinstance(region, str) or type(size) is not int or type(offset) is not int:
         raise InvalidTensor(
-            f"{role} {name!r}: {_REGION} is the name of a region, {_SIZE} and {_OFFSET} are numbers of bytes", param=name
+            f"{role} {name!r}: {_REGION} is the name of a region, {_SIZE} and {_OFFSET} are numbers of bytes",
+            param=name,
         )
     return Place(region, offset, size)
 
