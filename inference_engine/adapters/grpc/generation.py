@@ -1,6 +1,6 @@
 """Text in and out as tensors, as Triton's language model backends have it: text_input, stream, text_output.
 
-What steers the sampling comes as parameters of the request, as tensors of one element, or in the JSON object of the tensor
+What steers the sampling comes as parameters of the request, as tensors of one element, or as the JSON object in
 `sampling_parameters`.
 """
 
