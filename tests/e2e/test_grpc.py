@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import LiveServer, free_port
+from tests.conftest import ROOT, LiveServer, free_port
 from tests.e2e.conftest import lay_out
 
 
@@ -55,6 +58,18 @@ def test_iris_and_the_greeting(served: tuple[LiveServer, str]) -> None:
         assert broken.value.status() == "StatusCode.FAILED_PRECONDITION"
 
 
+def test_the_examples_of_the_manual(served: tuple[LiveServer, str]) -> None:
+    page = (ROOT / "docs" / "api" / "grpc.md").read_text()
+    outputs = []
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        code = block.replace("127.0.0.1:8001", served[1])
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        outputs.append(done.stdout.strip())
+    label, text = outputs
+    assert label == "[0]"
+    assert len(text) > 10
+
+
 async def test_tokens_of_guide(served: tuple[LiveServer, str]) -> None:
     async with triton_aio.InferenceServerClient(served[1]) as client:
 
@@ -62,7 +77,7 @@ async def test_tokens_of_guide(served: tuple[LiveServer, str]) -> None:
             yield {
                 "model_name": "guide",
                 "inputs": prompt("What is a runner?"),
-                "parameters": {"max_tokens": 12, "chat": True, "temperature": "0"} | {"temperature": 0},
+                "parameters": {"max_tokens": 12, "chat": True, "temperature": 0},
             }
 
         found = [result async for result, error in client.stream_infer(requests()) if error is None]
