@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
+import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import shared_memory
 from typing import Any
@@ -19,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from inference_engine.domain.errors import InferenceFailed
+from tests.grpc.conftest import serving
 from tests.http.support import World
 
 Live = tuple[World, str]
@@ -309,3 +313,47 @@ def test_a_model_that_fails(live: Live, client: triton.InferenceServerClient) ->
         assert refused.value.status() == "StatusCode.INTERNAL"
     finally:
         live[0].chatty.fail = None
+
+
+def test_kserve_names_the_model_in_the_first_field(client: triton.InferenceServerClient) -> None:
+    stub, messages = client._client_stub, triton.service_pb2
+    stub.RepositoryModelLoad(messages.RepositoryModelLoadRequest(repository_name="echo"))
+    assert client.is_model_ready("echo")
+    stub.RepositoryModelUnload(messages.RepositoryModelUnloadRequest(repository_name="echo"))
+    assert not client.is_model_ready("echo")
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.RepositoryModelLoad(messages.RepositoryModelLoadRequest(repository_name="other", model_name="echo"))
+    assert "repository_name" in refused.value.details()
+
+
+def test_a_server_that_ends_does_not_wait_for_idle_streams() -> None:
+    request = triton.service_pb2.ModelInferRequest(model_name="echo")
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
+    left = threading.Event()
+
+    def requests() -> Iterator[Any]:
+        yield request
+        left.wait(30)
+
+    with contextlib.ExitStack() as held:
+        with serving(World(), drain_s=15.0) as address:
+            channel = held.enter_context(grpc.insecure_channel(address))
+            call = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests())
+            assert not next(call).error_message
+            ending = time.monotonic()
+        assert time.monotonic() - ending < 8
+        with pytest.raises(grpc.RpcError) as ended:
+            next(call)
+        assert ended.value.code() == grpc.StatusCode.UNAVAILABLE
+        left.set()
+
+
+def test_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with serving(World(), access_log=True) as address, triton.InferenceServerClient(address) as client:
+        client.infer("echo", [given(FLOWERS)], headers={"x-request-id": "seen-in-the-log"})
+        with pytest.raises(InferenceServerException):
+            client.infer("nothing", [given(FLOWERS)])
+    first, second = [vars(record) for record in caplog.records if record.getMessage() == "request"]
+    assert (first["request_id"], first["status"], first["method"]) == ("seen-in-the-log", "OK", "gRPC")
+    assert (second["path"], second["status"]) == ("/inference.GRPCInferenceService/ModelInfer", "NOT_FOUND")

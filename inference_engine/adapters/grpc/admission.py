@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from secrets import token_hex
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import grpc
 
@@ -19,6 +19,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = get_logger(__name__)
 
 
+class Caller(NamedTuple):
+    """Who calls, and the id that logs and traces share."""
+
+    principal: Principal
+    id: str
+
+
 class Admission:
     """Makes the `Call` of a request from its metadata and its deadline. `limit_s` bounds every request."""
 
@@ -27,25 +34,22 @@ class Admission:
         self._clock = clock
         self._limit_s = limit_s
 
-    def principal(self, context: Any) -> Principal:
-        """Raises `Unauthenticated`."""
-        return self._access.authenticate(_headers(context))
-
-    def call(self, context: Any, own_limit_s: float | None = None, priority: int = 0) -> Call:
-        """The call of this request: the client's deadline, its own `timeout` and our limit, whichever is first.
+    def admit(self, context: Any) -> Caller:
+        """Who calls; asked before anything else is looked at.
 
         Raises:
             Unauthenticated.
         """
         headers = _headers(context)
-        limits = (self._limit_s, own_limit_s, context.time_remaining())
+        principal = self._access.authenticate(headers)
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        return Call(
-            given if _REQUEST_ID.fullmatch(given) else token_hex(12),
-            self._access.authenticate(headers),
-            self._clock() + min(limit for limit in limits if limit is not None),
-            priority,
-        )
+        return Caller(principal, given if _REQUEST_ID.fullmatch(given) else token_hex(12))
+
+    def call(self, caller: Caller, context: Any, own_limit_s: float | None, priority: int) -> Call:
+        """The call of one request: the client's deadline, its own `timeout` and our limit, whichever is first."""
+        limits = (self._limit_s, own_limit_s, context.time_remaining())
+        deadline_s = self._clock() + min(limit for limit in limits if limit is not None)
+        return Call(caller.id, caller.principal, deadline_s, priority)
 
 
 def _headers(context: Any) -> dict[bytes, bytes]:

@@ -87,6 +87,7 @@ class GrpcBeside:
             limit_s=settings.request_timeout_s,
             drain_s=settings.drain_s,
             log_level=settings.log_level,
+            access_log=settings.access_log,
             shared_memory=settings.grpc_shared_memory,
             tls=(cert, key) if cert and key else None,
         )
@@ -103,18 +104,27 @@ def _why_off(settings: Settings) -> str:
         return "off: grpc_port is 0"
     if not all(_is_installed(package) for package in _PACKAGES):
         return _INSTALL
+    problem = _taken(settings)
+    if problem is None:
+        return ""
+    if settings.grpc_port == _DEFAULT_PORT:
+        return f"off: cannot listen on port {settings.grpc_port}: {problem}: choose another with --grpc-port"
+    raise SettingsError(
+        f"cannot listen for gRPC on {_shown_host(settings)}:{settings.grpc_port}: {problem}: stop what uses the port, "
+        "or choose another with --grpc-port"
+    )
+
+
+def _taken(settings: Settings) -> str | None:
+    """Why nobody can listen on the port now, None where one can."""
+    if settings.grpc_port == settings.port:
+        return "HTTP listens there"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         socket.create_server((settings.host, settings.grpc_port), family=family).close()
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        if settings.grpc_port != _DEFAULT_PORT:
-            raise SettingsError(
-                f"cannot listen for gRPC on {_shown_host(settings)}:{settings.grpc_port}: {reason}: stop what uses the "
-                "port, or choose another with --grpc-port"
-            ) from None
-        return f"off: cannot listen on port {settings.grpc_port}: {reason}: choose another with --grpc-port"
-    return ""
+        return os.strerror(error.errno or 0)
+    return None
 
 
 def _is_installed(package: str) -> bool:

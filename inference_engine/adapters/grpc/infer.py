@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 from inference_engine.adapters.grpc import generation, tensors
-from inference_engine.adapters.grpc.admission import Admission, abort, told
+from inference_engine.adapters.grpc.admission import Admission, Caller, abort, told
 from inference_engine.adapters.grpc.memory import Regions
 from inference_engine.adapters.grpc.protocol import InferResponse, StreamResponse
 from inference_engine.adapters.grpc.tensors import Place
-from inference_engine.domain.errors import InvalidRequest, UnknownField, UnsupportedTask
+from inference_engine.domain.errors import EngineError, InvalidRequest, ShuttingDown, UnknownField, UnsupportedTask
 from inference_engine.domain.requests import Predict
 from inference_engine.domain.results import Served
 from inference_engine.domain.tensors import Array
@@ -45,12 +46,17 @@ class Infer:
         self._inference = inference
         self._admission = admission
         self._regions = regions
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        """End the streams that wait for their client's next request; what is being answered goes on."""
+        self._closing.set()
 
     async def unary(self, request: Any, context: Any) -> Any:
         """ModelInfer: one answer; a generation is answered whole."""
         try:
+            caller = self._admission.admit(context)
             asked = _asked(request)
-            self._admission.principal(context)
             inputs = tensors.decoded(request, self._regions)
             wanted = await self._generation(asked, inputs)
             if wanted is not None:
@@ -58,42 +64,72 @@ class Infer:
                     raise UnsupportedTask(
                         "stream is true: call ModelStreamInfer, which can answer in parts", param="stream"
                     )
-                async with aclosing(self._generated(request, asked, wanted, context)) as answers:
+                async with aclosing(self._generated(request, asked, wanted, caller, context)) as answers:
                     return await anext(answers)
-            return await self._predicted(request, asked, inputs, context)
+            return await self._predicted(request, asked, inputs, caller, context)
         except Exception as error:
             return await abort(context, error, "ModelInfer")
 
     async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncGenerator[Any]:
         """ModelStreamInfer: requests are answered in their order. A bad one gets its error; the stream goes on."""
         try:
-            self._admission.principal(context)
-        except Exception as error:
+            caller = self._admission.admit(context)
+            async with aclosing(self._requests(requests)) as taken:
+                async for request in taken:
+                    async with aclosing(self._told(request, caller, context)) as answers:
+                        async for answer in answers:
+                            yield answer
+        except EngineError as error:
             await abort(context, error, "ModelStreamInfer")
-        async for request in requests:
-            try:
-                async with aclosing(self._answers(request, context)) as answers:
-                    async for answer in answers:
-                        yield StreamResponse(infer_response=answer)
-            except Exception as error:
-                _, text = told(error, "ModelStreamInfer")
-                yield StreamResponse(
-                    error_message=text,
-                    infer_response=InferResponse(
-                        id=request.id, model_name=request.model_name, model_version=request.model_version
-                    ),
-                )
 
-    async def _answers(self, request: Any, context: Any) -> AsyncGenerator[Any]:
+    async def _requests(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
+        """The requests of a stream, until its client ends it.
+
+        Raises:
+            ShuttingDown: the server ends first.
+        """
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            while not closing.done():
+                reading = asyncio.ensure_future(_next(requests))
+                try:
+                    await asyncio.wait((reading, closing), return_when=asyncio.FIRST_COMPLETED)
+                    if reading.done():
+                        request = reading.result()
+                        if request is None:
+                            return
+                        yield request
+                finally:
+                    reading.cancel()
+        finally:
+            closing.cancel()
+        raise ShuttingDown("the server is shutting down: open the stream again when it is back")
+
+    async def _told(self, request: Any, caller: Caller, context: Any) -> AsyncGenerator[Any]:
+        """The answers to one request, with its error as the last where it fails."""
+        try:
+            async with aclosing(self._answers(request, caller, context)) as answers:
+                async for answer in answers:
+                    yield StreamResponse(infer_response=answer)
+        except Exception as error:
+            _, text = told(error, "ModelStreamInfer")
+            yield StreamResponse(
+                error_message=text,
+                infer_response=InferResponse(
+                    id=request.id, model_name=request.model_name, model_version=request.model_version
+                ),
+            )
+
+    async def _answers(self, request: Any, caller: Caller, context: Any) -> AsyncGenerator[Any]:
         asked = _asked(request)
         inputs = tensors.decoded(request, self._regions)
         wanted = await self._generation(asked, inputs)
         if wanted is not None:
-            async with aclosing(self._generated(request, asked, wanted, context)) as answers:
+            async with aclosing(self._generated(request, asked, wanted, caller, context)) as answers:
                 async for answer in answers:
                     yield answer
             return
-        answer = await self._predicted(request, asked, inputs, context)
+        answer = await self._predicted(request, asked, inputs, caller, context)
         answer.parameters[FINAL].bool_param = True
         yield answer
 
@@ -111,10 +147,12 @@ class Infer:
             return None
         return generation.decoded(inputs, asked.rest, as_chat="complete" not in loaded.kinds)
 
-    async def _predicted(self, request: Any, asked: Asked, inputs: dict[str, Array], context: Any) -> Any:
+    async def _predicted(
+        self, request: Any, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
+    ) -> Any:
         for name in asked.rest:
             raise UnknownField(f"parameters: {name[:80]!r} is not supported here: leave it out", param=name[:80])
-        call = self._admission.call(context, asked.timeout_s, asked.priority)
+        call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
         prediction = await self._inference.predict(asked.target, Predict(inputs, asked.outputs), call)
         response = _head(request, prediction.served)
         for name, array in prediction.outputs.items():
@@ -122,7 +160,7 @@ class Infer:
         return response
 
     async def _generated(
-        self, request: Any, asked: Asked, wanted: generation.Wanted, context: Any
+        self, request: Any, asked: Asked, wanted: generation.Wanted, caller: Caller, context: Any
     ) -> AsyncGenerator[Any]:
         for name in asked.outputs:
             if name != generation.TEXT_OUTPUT or asked.places:
@@ -131,7 +169,7 @@ class Infer:
                     "shared memory",
                     param="outputs",
                 )
-        call = self._admission.call(context, asked.timeout_s, asked.priority)
+        call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
         answer = await self._inference.generate(asked.target, wanted.request, call)
         async with aclosing(generation.parts(answer.deltas, whole=not wanted.stream)) as parts:
             async for part in parts:
@@ -143,6 +181,14 @@ class Infer:
                     response.parameters["prompt_tokens"].int64_param = part.done.usage.prompt_tokens
                     response.parameters["completion_tokens"].int64_param = part.done.usage.completion_tokens
                 yield response
+
+
+async def _next(requests: AsyncIterator[Any]) -> Any:
+    """The next request, None after the last."""
+    try:
+        return await requests.__anext__()
+    except StopAsyncIteration:
+        return None
 
 
 def _head(request: Any, served: Served) -> Any:

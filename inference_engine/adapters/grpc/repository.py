@@ -54,7 +54,7 @@ class Repository:
     async def answered(self, method: str, request: Any, context: Any) -> Any:
         """The answer to one call. Raises `EngineError`."""
         if method not in self.open_methods:
-            self._admission.principal(context)
+            self._admission.admit(context)
         return await getattr(self, f"_{method}")(request)
 
     async def _ServerLive(self, _: Any) -> Any:  # noqa: N802 - the protocol's names
@@ -141,16 +141,16 @@ class Repository:
         )
 
     async def _RepositoryModelLoad(self, request: Any) -> Any:  # noqa: N802
-        _only_repository(request.repository_name)
         _refuse(request.parameters, ())
-        await self._models.load(self._ref(request.model_name, ""))
-        return message("RepositoryModelLoadResponse")()
+        ref = self._named(request)
+        await self._models.load(ref)
+        return message("RepositoryModelLoadResponse")(model_name=ref.name, is_loaded=True)
 
     async def _RepositoryModelUnload(self, request: Any) -> Any:  # noqa: N802
-        _only_repository(request.repository_name)
         _refuse(request.parameters, (_UNLOAD_DEPENDENTS,))
-        await self._models.unload(self._ref(request.model_name, ""))
-        return message("RepositoryModelUnloadResponse")()
+        ref = self._named(request)
+        await self._models.unload(ref)
+        return message("RepositoryModelUnloadResponse")(model_name=ref.name, is_unloaded=True)
 
     async def _SystemSharedMemoryStatus(self, request: Any) -> Any:  # noqa: N802
         answer = message("SystemSharedMemoryStatusResponse")()
@@ -200,6 +200,13 @@ class Repository:
 
     def _ref(self, name: str, version: str) -> ModelRef:
         return self._models.resolve(target_of(name, version)).ref
+
+    def _named(self, request: Any) -> ModelRef:
+        """KServe's clients put the model's name where Triton's put the repository's."""
+        if not request.model_name:
+            return self._ref(request.repository_name, "")
+        _only_repository(request.repository_name)
+        return self._ref(request.model_name, "")
 
     def _generates(self, status: ModelStatus) -> bool:
         """Whether it writes text: known of a loaded model, told by the task of another."""

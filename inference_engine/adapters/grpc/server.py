@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from inference_engine.adapters.grpc.access_log import AccessLog
 from inference_engine.adapters.grpc.admission import Admission, abort
 from inference_engine.adapters.grpc.infer import Infer
 from inference_engine.adapters.grpc.memory import Regions
@@ -39,6 +40,7 @@ class Options(msgspec.Struct, frozen=True):
     limit_s: float
     drain_s: float
     log_level: str = "info"
+    access_log: bool = False
     shared_memory: bool = False
     tls: tuple[Path, Path] | None = None
 
@@ -105,6 +107,7 @@ class GrpcServer:
         """Take no new calls, let running ones end within `drain_s`, cut the rest. Safe to call twice."""
         server, self._server = self._server, None
         if server is not None:
+            self._infer.close()
             await server.stop(self._options.drain_s)
             self._regions.close()
 
@@ -120,22 +123,25 @@ class GrpcServer:
         except OSError as error:
             raise SettingsError(f"grpc_tls_cert, grpc_tls_key: {error}") from None
         except RuntimeError as error:
+            remedy = "check grpc_tls_cert and grpc_tls_key, or " if options.tls else ""
             raise SettingsError(
-                f"cannot listen for gRPC on {address}: {error}: choose another port with --grpc-port"
+                f"cannot listen for gRPC on {address}: {error}: {remedy}choose another port with --grpc-port"
             ) from None
 
     def _handlers(self) -> dict[str, Any]:
+        log = AccessLog(self._admission) if self._options.access_log else None
         handlers = {}
         for method in METHODS:
             read = message(method.input_type.name).FromString
             write = message(method.output_type.name).SerializeToString
+            path = f"/{SERVICE}/{method.name}"
             if method.name == "ModelStreamInfer":
-                handler = grpc.stream_stream_rpc_method_handler(self._infer.stream, read, write)
-            elif method.name == "ModelInfer":
-                handler = grpc.unary_unary_rpc_method_handler(self._infer.unary, read, write)
-            else:
-                handler = grpc.unary_unary_rpc_method_handler(partial(self._answer, method.name), read, write)
-            handlers[method.name] = handler
+                stream = log.stream(path, self._infer.stream) if log else self._infer.stream
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(stream, read, write)
+                continue
+            unary = self._infer.unary if method.name == "ModelInfer" else partial(self._answer, method.name)
+            unary = log.unary(path, unary) if log else unary
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(unary, read, write)
         return handlers
 
     async def _answer(self, method: str, request: Any, context: Any) -> Any:
@@ -169,7 +175,7 @@ class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # i
         self, request_iterator: AsyncIterator[Any], unused_context: Any
     ) -> AsyncIterator[Any]:
         try:
-            self._admission.principal(unused_context)
+            self._admission.admit(unused_context)
         except Exception as error:
             await abort(unused_context, error, "ServerReflectionInfo")
         async for answer in super().ServerReflectionInfo(request_iterator, unused_context):
