@@ -140,8 +140,9 @@ class GrpcServer:
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(stream, read, write)
                 continue
             unary = self._infer.unary if method.name == "ModelInfer" else partial(self._answer, method.name)
-            unary = log.unary(path, unary) if log else unary
-            handlers[method.name] = grpc.unary_unary_rpc_method_handler(unary, read, write)
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+                log.unary(path, unary) if log else unary, read, write
+            )
         return handlers
 
     async def _answer(self, method: str, request: Any, context: Any) -> Any:
