@@ -177,6 +177,7 @@ def engine_starting(folder: Path, models: Path | None, core_ids: Collection[int]
     """The same, not waited for."""
     port = free_port()
     command = [sys.executable, "-m", "inference_engine", "serve", "--host", HOST, "--port", str(port)]
+    command += ["--grpc-port", "0"]  # whether its extra is installed or not
     command += ["--no-cache"]  # equal requests are asked again and again here, and each is to be computed
     if models is not None:
         command += ["--models", str(models), "--no-builtin-models"]

@@ -44,6 +44,7 @@ from inference_engine.services.models import ModelService
 from inference_engine.services.reuse import ReuseService
 
 if TYPE_CHECKING:
+    from inference_engine.adapters.grpc.beside import GrpcBeside
     from inference_engine.adapters.http.edge import Edge
     from inference_engine.adapters.http.openai import Stateful
     from inference_engine.services.health import HealthService
@@ -211,7 +212,22 @@ def serve(settings: Settings) -> None:
     logging.configure(settings.log_level, settings.log_format, _secrets(settings))
     application = Application(settings)
     app, health, jobs = http_app(application)
-    run_server(app, settings, application.models, health, jobs, __version__)
+    run_server(app, settings, application.models, health, jobs, __version__, grpc_beside(application, health))
+
+
+def grpc_beside(application: Application, health: HealthService) -> GrpcBeside:
+    """The gRPC side of a server; nothing of gRPC is imported before it is opened."""
+    from inference_engine.adapters.grpc.beside import GrpcBeside
+
+    return GrpcBeside(
+        application.settings,
+        application.models,
+        application.inference,
+        application.access,
+        health,
+        application.clock,
+        __version__,
+    )
 
 
 def _secrets(settings: Settings) -> tuple[str, ...]:

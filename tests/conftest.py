@@ -43,7 +43,14 @@ class LiveServer:
         self.log = folder / f"server-{self.port}.log"
         serve = ["serve", "--port", str(self.port), "--no-cache"]  # a test that asks twice wants two computations
         self._command = [sys.executable, "-m", "inference_engine", *serve, *arguments]
-        self._environment = os.environ | {"INFERENCE_ENGINE_STATE_DIR": str(folder / "state")} | environment
+        self._environment = (
+            os.environ
+            | {
+                "INFERENCE_ENGINE_STATE_DIR": str(folder / "state"),
+                "INFERENCE_ENGINE_GRPC_PORT": "0",
+            }
+            | environment
+        )
         self._folder = folder
         self._headers: dict[str, str] = {}
 

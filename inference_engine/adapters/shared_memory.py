@@ -97,6 +97,11 @@ class Regions:
             raise InvalidTensor(f"output {tensor!r}: the region {region!r} has become shorter", param=tensor)
         os.pwrite(found.descriptor, raw, found.offset + offset)
 
+    def close(self) -> None:
+        """Forget all regions."""
+        if self._enabled:
+            self.unregister("")
+
     def _part(self, region: str, offset: int, size_bytes: int, tensor: str) -> Region:
         self._check()
         found = self._found(region, tensor)

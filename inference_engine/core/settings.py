@@ -39,6 +39,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
 
     host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    grpc_port: Annotated[int, Meta(ge=0, le=65535)] = 8001
+    grpc_tls_cert: Path | None = None
+    grpc_tls_key: Path | None = None
+    grpc_shared_memory: bool = False
     models: tuple[Path, ...] = ()
     builtin_models: bool = True
     default_model: str | None = None
@@ -92,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
         _check_models(settings, origins)
         _check_exposure(settings, origins)
         _check_shared_memory(settings, origins)
+        _check_grpc(settings, origins)
         return settings, Origins(fields=origins, file=file)
 
     def shown(self) -> dict[str, Any]:
@@ -330,6 +335,20 @@ def _check_shared_memory(settings: Settings, origins: Mapping[str, str]) -> None
     if settings.http_shared_memory and not is_loopback(settings.host):
         raise SettingsError(
             f"{origins['http_shared_memory']}: http_shared_memory is for clients of this machine only: "
+            "listen on 127.0.0.1, or leave it off"
+        )
+
+
+def _check_grpc(settings: Settings, origins: Mapping[str, str]) -> None:
+    files = {name: getattr(settings, name) for name in ("grpc_tls_cert", "grpc_tls_key")}
+    for name, file in files.items():
+        if None in files.values() and file is not None:
+            raise SettingsError(f"{origins[name]}: {name}: set both grpc_tls_cert and grpc_tls_key, or none of them")
+        if file is not None and not file.is_file():
+            raise SettingsError(f"{origins[name]}: {name}: there is no file {file}")
+    if settings.grpc_shared_memory and not is_loopback(settings.host):
+        raise SettingsError(
+            f"{origins['grpc_shared_memory']}: grpc_shared_memory is for clients of this machine only: "
             "listen on 127.0.0.1, or leave it off"
         )
 

@@ -24,6 +24,10 @@ SERVER_HEADER = "x-inference-engine"
 SETTING_HELP: dict[str, str] = {
     "host": "Address to listen on. A public one needs API keys.",
     "port": "Port to listen on; 0 takes a free one.",
+    "grpc_port": "Port for gRPC; 0 switches it off.",
+    "grpc_tls_cert": "File with the certificate chain for gRPC, in PEM; needs the key too.",
+    "grpc_tls_key": "File with the private key of that certificate, in PEM.",
+    "grpc_shared_memory": "Let gRPC clients of this machine hand tensors over in /dev/shm; loopback only.",
     "models": "Folder of models; may be given several times, the first wins.",
     "builtin_models": "Serve the models that come with the engine.",
     "default_model": "Model that answers requests that name none.",

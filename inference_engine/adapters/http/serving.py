@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import uvicorn
 
@@ -27,8 +28,27 @@ _KEEP_ALIVE_S = 75
 _log = get_logger(__name__)
 
 
+class Companion(Protocol):
+    """Another way in that lives beside HTTP, in the same event loop."""
+
+    def describe(self) -> tuple[str, str]:
+        """What it is and where it listens, or why it is off: a line of the greeting."""
+
+    async def open(self) -> None:
+        """Begin to serve. Never raises: what is wrong is logged."""
+
+    async def close(self) -> None:
+        """Let running calls end, then stop. Safe to call twice."""
+
+
 def run_server(
-    app: App, settings: Settings, models: ModelService, health: HealthService, jobs: JobService, version: str
+    app: App,
+    settings: Settings,
+    models: ModelService,
+    health: HealthService,
+    jobs: JobService,
+    version: str,
+    companion: Companion,
 ) -> None:
     """Serve until SIGINT or SIGTERM. Blocking.
 
@@ -51,30 +71,37 @@ def run_server(
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, int(settings.drain_s)),
     )
-    server = _Server(config, lambda: _greet(listener, settings, version), health.closing)
+    server = _Server(config, lambda: _greet(listener, settings, version, companion), health.closing, companion)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, models, health, jobs))
+        runner.run(_serve(server, listener, models, health, jobs, companion))
 
 
 async def _serve(
-    server: _Server, listener: socket.socket, models: ModelService, health: HealthService, jobs: JobService
+    server: _Server,
+    listener: socket.socket,
+    models: ModelService,
+    health: HealthService,
+    jobs: JobService,
+    companion: Companion,
 ) -> None:
     models.refresh()
     _settle_garbage_collector()
-    opening = asyncio.create_task(_open(models, health, jobs))
+    opening = asyncio.create_task(_open(models, health, jobs, companion))
     try:
         await server.serve(sockets=[listener])
     finally:
         opening.cancel()
         await asyncio.wait([opening])
+        await companion.close()
         await jobs.close()
         await models.close()
 
 
-async def _open(models: ModelService, health: HealthService, jobs: JobService) -> None:
+async def _open(models: ModelService, health: HealthService, jobs: JobService, companion: Companion) -> None:
     """Preload while the server is already live, then take up jobs; it is ready afterwards."""
     await models.open()
     await jobs.open()
+    await companion.open()
     for broken in models.broken:
         _log.warning("model cannot be adopted", folder=str(broken.folder), problem=broken.message)
     health.opened()
@@ -83,8 +110,11 @@ async def _open(models: ModelService, health: HealthService, jobs: JobService) -
 class _Server(uvicorn.Server):
     """uvicorn's server, which also says when it listens and when it begins to end."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None], companion: Companion
+    ) -> None:
         super().__init__(config)
+        self._companion = companion
         self._said_started = started
         self._said_ending = ending
 
@@ -106,7 +136,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._said_ending()
-        await super().shutdown(sockets)
+        await asyncio.gather(super().shutdown(sockets), self._companion.close())
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -121,15 +151,17 @@ def _listen(settings: Settings) -> socket.socket:
         ) from None
 
 
-def _greet(listener: socket.socket, settings: Settings, version: str) -> None:
+def _greet(listener: socket.socket, settings: Settings, version: str, companion: Companion) -> None:
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{port}{settings.root_path}"
+    name, where = companion.describe()
     print(
         f"Inference Engine {version} listens on {address}\n"
         f"  console   {address}/console/\n"
         f"  API docs  {address}/docs\n"
         f"  OpenAI    {address}/v1\n"
+        f"  {name:<9} {where}\n"
         "Press Ctrl-C to stop.",
         flush=True,
     )
