@@ -5,7 +5,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: run test test-all check bench console guide iris agent clean
+.PHONY: run test test-all check bench console guide iris shapes agent clean
 
 run: .venv/pip.stamp
 	@$(MAKE) --no-print-directory --jobs 2 .venv/server.stamp console
@@ -38,6 +38,9 @@ guide: .venv/training.stamp
 
 iris: .venv/training.stamp
 	$(BIN)/python -m training.iris
+
+shapes: .venv/training.stamp
+	$(BIN)/python -m training.shapes
 
 agent: .venv/training.stamp
 	$(BIN)/python -m training.agent
