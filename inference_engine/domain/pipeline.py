@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Protocol
 
 import msgspec
 
-from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidRequest
+from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidRequest, RuntimeMissing
 from inference_engine.domain.model import Signature, TensorSpec
 from inference_engine.domain.tensors import Tensors
 
@@ -78,7 +78,8 @@ class Pipeline(msgspec.Struct, frozen=True):
         """What the client sends and gets when the model itself has the signature `model`.
 
         Raises:
-            InvalidManifest: a step does not fit; the message names the step and the tensor.
+            InvalidManifest: a step does not fit; the message names the step and the tensor. RuntimeMissing: a step's
+                library is not installed.
         """
         _refuse_notes_of_the_model(model)
         before = _previewed(reversed(self.preprocess), model.inputs)
@@ -168,6 +169,8 @@ def _previewed(steps: Iterable[PlacedStep], specs: tuple[TensorSpec, ...]) -> tu
             named = placed.step.preview(named)
         except InvalidManifest as error:
             raise InvalidManifest(f"{placed}: {error.message}", param=placed.place) from None
+        except RuntimeMissing:
+            raise
         except Exception as error:  # the border to foreign code: anything may come
             raise InvalidManifest(f"{placed}: {type(error).__name__}: {error}", param=placed.place) from error
     return tuple(msgspec.structs.replace(spec, name=name) for name, spec in named.items())

@@ -208,7 +208,7 @@ class Normalize(msgspec.Struct, frozen=True):
             values = values[..., ::-1]
         elif self.channels == "grey":
             values = values @ np.array(_LUMA, values.dtype)[:, None]
-        found = (values * values.dtype.type(self.scale) - np.array(self.mean, values.dtype)) / np.array(
+        found = (values * np.array(self.scale, values.dtype) - np.array(self.mean, values.dtype)) / np.array(
             self.std, values.dtype
         )
         if self.layout == "nchw":
