@@ -1,4 +1,4 @@
-"""Looks at encoded images before any decoder does: what they are and how many pixels they claim; decodes with Pillow.
+"""Looks at encoded images before any decoder does: what they are and how many pixels they claim. Decodes only WebP.
 
 Decoders allocate what a header promises, so a file of a few hundred bytes can ask for gigabytes; such a file is
 refused here by its header alone.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from inference_engine.domain.errors import InvalidManifest, InvalidTensor
+from inference_engine.domain.errors import InvalidManifest, InvalidTensor, RuntimeMissing
 from inference_engine.domain.model import PipelineSpec, Signature, TensorSpec
 from inference_engine.domain.pipeline import Pipeline
 from tests.pipeline.conftest import CATALOG, NO_FOLDER, step
@@ -301,6 +302,13 @@ def test_the_client_sends_bytes(between: list[dict[str, Any]]) -> None:
 def test_steps_that_do_not_fit_are_errors_of_the_load(entries: list[dict[str, Any]], words: str) -> None:
     with pytest.raises(InvalidManifest, match=words):
         pipeline(*entries).preview(MODEL)
+
+
+def test_without_pillow_the_load_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    made = pipeline(DECODE, {"use": "image.crop", "width": 8, "height": 8}, NORMALIZE)
+    with pytest.raises(RuntimeMissing, match=r"pip install 'inference-engine\[images\]'"):
+        made.preview(MODEL)
 
 
 def test_a_model_s_own_tensor_cannot_look_like_a_note() -> None:

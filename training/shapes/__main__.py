@@ -35,6 +35,9 @@ description: >-
   Tells which one shape an image shows: circle, square, triangle or star, filled with one colour. Send image files as
   bytes in the input `pixels`. Made as an example from drawn images; it knows nothing else, and gives a photograph one
   of the four labels too. {figure}
+signature:
+  inputs:  [{{name: pixels, dtype: bytes, shape: [-1]}}]
+  outputs: [{{name: labels, dtype: bytes, shape: [-1, 4]}}, {{name: scores, dtype: float32, shape: [-1, 4]}}]
 pipeline:
   preprocess:
     - {{use: image.decode}}
@@ -43,7 +46,7 @@ pipeline:
   postprocess:
     - {{use: softmax}}
     - {{use: top_k, k: 4, labels: labels.txt}}
-execution: {{executor: thread, max_batch_size: 64}}
+execution: {{threads: 1}}
 tags: [built-in, image, circle, square, triangle, star]
 capabilities: [predict]
 """
@@ -60,6 +63,12 @@ description: >-
   Finds circles, squares, triangles and stars, filled with one colour, and where they are in pixels of the image sent.
   Send image files as bytes in the input `pixels`. Made as an example from drawn images with up to five shapes apart
   from each other, a sixth to six tenths of the image wide; it knows nothing else. {figure}
+signature:
+  inputs: [{{name: pixels, dtype: bytes, shape: [-1]}}]
+  outputs:
+    - {{name: boxes, dtype: float32, shape: [-1, 20, 4]}}
+    - {{name: scores, dtype: float32, shape: [-1, 20]}}
+    - {{name: labels, dtype: bytes, shape: [-1, 20]}}
 pipeline:
   preprocess:
     - {{use: image.decode}}
@@ -70,7 +79,7 @@ pipeline:
     - {{use: boxes.nms, k: 20, at: 0.3, iou: 0.5}}
     - {{use: boxes.to_original}}
     - {{use: boxes.labels, file: labels.txt}}
-execution: {{executor: thread, max_batch_size: 64}}
+execution: {{threads: 1}}
 tags: [built-in, image, detection, circle, square, triangle, star]
 capabilities: [predict]
 """

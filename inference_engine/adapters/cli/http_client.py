@@ -373,7 +373,7 @@ def _infer_body(tensors: list[dict[str, Any]]) -> tuple[bytes, dict[str, str]]:
             raw = b"".join(_sized(element) for element in tensor.pop("data"))
             tensor["parameters"] = {"binary_data_size": len(raw)}
             tail += raw
-    head = msgspec.json.encode({"inputs": tensors})
+    head = json.dumps({"inputs": tensors}).encode()
     headers = {"content-type": "application/octet-stream" if tail else "application/json"}
     if tail:
         headers["inference-header-content-length"] = str(len(head))

@@ -25,7 +25,7 @@ _EXAMPLE = """'{"input": [[5.1, 3.5, 1.4, 0.2]]}'"""
     "--image",
     "images",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     help="An image file for the model's input of bytes; several make a batch.",
 )
 @client_options

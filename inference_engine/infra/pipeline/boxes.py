@@ -114,6 +114,7 @@ class Suppress(msgspec.Struct, frozen=True):
         where, kinds = np.nonzero(scores >= self.at)
         order = np.argsort(-scores[where, kinds], kind="stable")[: self.candidates]
         where, kinds = where[order], kinds[order]
+        boxes = boxes.astype(np.float64, copy=False)  # areas of float16 boxes overflow
         kept: list[int] = []
         open_ = np.ones(len(where), dtype=bool)
         for place in range(len(where)):
