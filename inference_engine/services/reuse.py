@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from inference_engine.core.deadline import Deadline
 from inference_engine.domain.errors import DeadlineExceeded, RequestCancelled
 from inference_engine.domain.model import ModelRef
 from inference_engine.domain.ports import Telemetry
@@ -152,6 +153,7 @@ class Flight:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._compute())
         position = 0
+        deadline = Deadline(None if deadline_s is None else deadline_s - clock())
         try:
             while True:
                 while position < len(self.items):
@@ -160,10 +162,11 @@ class Flight:
                     yield self.items[position - 1]
                 if self.over:
                     break
-                await self._more(deadline_s, clock)
+                await self._more(deadline)
             if self.error is not None:
                 raise self.error
         finally:
+            deadline.close()
             await self._leave()
 
     def _advance(self, position: int) -> None:
@@ -172,16 +175,12 @@ class Flight:
             if self._room is not None and not self._room.done():
                 self._room.set_result(None)
 
-    async def _more(self, deadline_s: float | None, clock: Clock) -> None:
+    async def _more(self, deadline: Deadline) -> None:
         """Wait until there is another result, or the end."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        if deadline_s is None:
-            await turn
-            return
         try:
-            async with asyncio.timeout(max(0.0, deadline_s - clock())):
-                await turn
+            await deadline.wait(turn)
         except TimeoutError:
             raise DeadlineExceeded("the answer was not finished within the deadline of this request") from None
 

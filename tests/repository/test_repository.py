@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -103,8 +104,45 @@ def test_what_looks_like_a_model_but_cannot_be_adopted_is_reported_and_the_rest_
     models, broken = scan(tmp_path)
     assert models == {}
     assert len(broken) == 2
-    assert "model.safetensors" in broken[0]
+    assert "hf/config.json" in broken[0]
     assert "saved_model.pb" in broken[1]
+
+
+def hugging_face(folder: Path, architecture: str, weights: str = "model.safetensors", **config: object) -> None:
+    put(folder, weights, "onnx/model.onnx")
+    (folder / "config.json").write_text(json.dumps({"model_type": "x", "architectures": [architecture], **config}))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "task"),
+    [
+        ("LlamaForCausalLM", {}, "text-generation"),
+        ("BertModel", {}, "feature-extraction"),
+        ("BertForSequenceClassification", {"id2label": {"0": "a", "1": "b"}}, "text-classification"),
+        ("BertForSequenceClassification", {"id2label": {"0": "score"}}, "text-ranking"),
+        ("LlavaForConditionalGeneration", {"vision_config": {}}, "image-text-to-text"),
+        ("Wav2Vec2ForCTC", {}, "automatic-speech-recognition"),
+    ],
+)
+def test_a_hugging_face_folder_is_adopted_for_what_it_is(
+    tmp_path: Path, architecture: str, config: dict[str, object], task: str
+) -> None:
+    hugging_face(tmp_path / "by-name", architecture, **config)
+    hugging_face(tmp_path / "by-version" / "3", architecture, **config)
+    models, broken = scan(tmp_path)
+    assert broken == []
+    assert sorted(models) == ["by-name:1", "by-version:3"]
+    for model in models.values():
+        assert (model.runtime, model.artifact, model.task) == ("transformers", ".", task)
+
+
+def test_a_hugging_face_folder_that_does_not_say_enough_is_reported(tmp_path: Path) -> None:
+    hugging_face(tmp_path / "a", "StrangeForPainting")
+    hugging_face(tmp_path / "b", "LlamaForCausalLM", "pytorch_model.bin")
+    models, broken = scan(tmp_path)
+    assert models == {}
+    assert "set task in model.yaml" in broken[0]
+    assert "options.trust: [pickle]" in broken[1]
 
 
 def test_a_misplaced_manifest_is_told_where_to_go(tmp_path: Path) -> None:

@@ -52,12 +52,13 @@ import sys
 import inference_engine.infra.runtimes.catalog as c
 from importlib.metadata import EntryPoint
 points = [EntryPoint(n, f"inference_engine.infra.runtimes.{n}:{k}", c.GROUP)
-          for n, k in (("llama_cpp", "LlamaCppRuntime"), ("onnx", "OnnxRuntime"), ("python", "PythonRuntime"))]
+          for n, k in (("llama_cpp", "LlamaCppRuntime"), ("onnx", "OnnxRuntime"), ("python", "PythonRuntime"),
+                       ("transformers", "TransformersRuntime"), ("vllm", "VllmRuntime"))]
 catalog = c.EntryPointCatalog(points)
 for name in catalog.names():
     catalog.describe(name)
     catalog.create(name)
-print([name for name in ("xllamacpp", "onnxruntime", "torch") if name in sys.modules])
+print([name for name in ("xllamacpp", "onnxruntime", "torch", "transformers", "vllm") if name in sys.modules])
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.strip() == "[]"

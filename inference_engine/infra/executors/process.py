@@ -436,6 +436,8 @@ def _environment(model: StoredModel) -> dict[str, str]:
     # without any spinning one that is alone runs at half its speed.
     kept.setdefault("GOMP_SPINCOUNT", "5000")
     kept["GGML_NO_BACKTRACE"] = "1"  # else a crash starts a debugger
+    kept["VLLM_NO_USAGE_STATS"] = "1"  # else vLLM reports its use to its makers
+    kept["HF_HUB_OFFLINE"] = "1"  # models are loaded from their folders, never fetched on the way
     if model.manifest.execution.threads:
         kept["OMP_NUM_THREADS"] = str(model.manifest.execution.threads)
     return kept

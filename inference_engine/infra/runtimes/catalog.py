@@ -12,9 +12,16 @@ from inference_engine.domain.ports import Runtime, RuntimeInfo
 
 GROUP = "inference_engine.runtimes"
 
-LIBRARIES = {"llama_cpp": "xllamacpp", "onnx": "onnxruntime", "openvino": "openvino_genai", "python": ""}
+LIBRARIES = {
+    "llama_cpp": "xllamacpp",
+    "onnx": "onnxruntime",
+    "openvino": "openvino_genai",
+    "python": "",
+    "transformers": "transformers",
+    "vllm": "vllm",
+}
 """The library behind each runtime of this package; another package's runtime stands for itself."""
-_EXTRAS = frozenset(("openvino",))
+_EXTRAS = frozenset(("openvino", "transformers", "vllm"))
 """Runtimes whose libraries come with an extra of this package, of the same name."""
 
 

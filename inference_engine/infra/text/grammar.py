@@ -397,6 +397,5 @@ def _escape(character: str) -> str:
     code = ord(character)
     if character.isascii() and character.isalnum():
         return character
-    if code < 0x100:
-        return f"\\x{code:02X}"
+    # never \x: xgrammar reads as many hexadecimal digits after it as there are, llama.cpp two
     return f"\\u{code:04X}" if code < 0x10000 else f"\\U{code:08X}"

@@ -17,7 +17,7 @@ from inference_engine.adapters.http.openai.choices import (
     text_logprobs,
 )
 from inference_engine.domain.answers import Answer
-from inference_engine.domain.results import Delta, Done, ReasoningDelta, Served, ToolCallDelta, Written
+from inference_engine.domain.results import Delta, Done, ReasoningDelta, Served, TextDelta, ToolCallDelta, Written
 
 _ENCODER = msgspec.json.Encoder()
 DONE = b"data: [DONE]\n\n"
@@ -47,12 +47,25 @@ class _Head:
         self.served_by = served_by(served)
 
 
+class _Pattern:
+    """An event of which one text changes: what stands around it is encoded once, which is most of the work."""
+
+    def __init__(self, event: bytes, field: bytes) -> None:
+        """`event` has an empty text in `field`. No other string can hold that: its quotes would be escaped."""
+        self._before, self._after = event.split(field + b'""')
+        self._before += field
+
+    def event(self, text: str) -> bytes:
+        return b"%b%b%b" % (self._before, _ENCODER.encode(text), self._after)
+
+
 class ChatWriter:
     """`chat.completion` and `chat.completion.chunk`."""
 
     def __init__(self, served: Served, fingerprint: str, logprobs: bool) -> None:
         self._head = _Head("chatcmpl-", served, fingerprint)
         self._logprobs = logprobs
+        self._texts: dict[int, _Pattern] = {}
 
     def whole(self, choices: list[Answer], tally: Tally) -> bytes:
         head = self._head
@@ -92,12 +105,22 @@ class ChatWriter:
             return self._chunk([wire.ChatChunkChoice(delta.index, wire.ChatDelta(), None, delta.reason)])
         if isinstance(delta, ReasoningDelta):
             return self._chunk([wire.ChatChunkChoice(delta.index, wire.ChatDelta(reasoning_content=delta.text))])
+        if isinstance(delta, TextDelta) and not (self._logprobs and delta.logprobs):
+            return self._text(delta.index).event(delta.text)
         logprobs = chat_logprobs(delta.logprobs) if self._logprobs and delta.logprobs else None
         if isinstance(delta, ToolCallDelta):
             change = wire.ChatDelta(tool_calls=[_tool_call(delta)])
         else:
             change = wire.ChatDelta(content=delta.text)
         return self._chunk([wire.ChatChunkChoice(delta.index, change, logprobs)])
+
+    def _text(self, index: int) -> _Pattern:
+        """How more text of a choice is written where there is nothing else to tell."""
+        pattern = self._texts.get(index)
+        if pattern is None:
+            chunk = self._chunk([wire.ChatChunkChoice(index, wire.ChatDelta(content=""))])
+            pattern = self._texts[index] = _Pattern(chunk, b'"content":')
+        return pattern
 
     def usage_event(self, tally: Tally) -> bytes:
         return self._chunk([], usage=tally.usage())
@@ -130,6 +153,7 @@ class TextWriter:
         self._head = _Head("cmpl-", served, fingerprint)
         self._alternatives = alternatives
         self._offsets: dict[int, int] = {}
+        self._texts: dict[int, _Pattern] = {}
 
     def whole(self, choices: list[Answer], tally: Tally) -> bytes:
         return _ENCODER.encode(
@@ -159,8 +183,19 @@ class TextWriter:
             self._offsets.setdefault(delta.index, 0)
             choice = wire.CompletionChoice(delta.index, "", None, delta.reason)
         else:
+            if served_by is None and (self._alternatives is None or not delta.logprobs):
+                return self._text(delta.index).event(delta.text)
             choice = wire.CompletionChoice(delta.index, delta.text, self._next_logprobs(delta))
         return _event(self._completion([choice], served_by))
+
+    def _text(self, index: int) -> _Pattern:
+        """How more text of a choice is written where there is nothing else to tell."""
+        pattern = self._texts.get(index)
+        if pattern is None:
+            self._offsets.setdefault(index, 0)
+            chunk = _event(self._completion([wire.CompletionChoice(index, "")], None))
+            pattern = self._texts[index] = _Pattern(chunk, b'"text":')
+        return pattern
 
     def _next_logprobs(self, delta: Written) -> wire.CompletionLogprobs | None:
         offset = self._offsets.setdefault(delta.index, 0)
