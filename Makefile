@@ -61,7 +61,7 @@ clean:
 
 .venv/server.stamp: .venv/pip.stamp pyproject.toml
 	@echo "Installing the server into .venv ..."
-	$(PIP) --editable .
+	$(PIP) --editable '.[images]'
 	@touch $@
 
 .venv/test.stamp: .venv/server.stamp

@@ -49,7 +49,7 @@ def images(*found: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @given(picture=PICTURES, kind=st.sampled_from(["PNG", "BMP", "WEBP"]))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_lossless_files_give_their_pixels(picture: np.ndarray, kind: str) -> None:
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     np.testing.assert_array_equal(decoded(encoded(Image.fromarray(picture), kind, **options)), picture)
@@ -169,7 +169,7 @@ def test_what_is_no_good_image_is_refused_by_name(data: object, options: dict[st
 
 
 @given(cut=st.integers(0, len(GOOD) - 3), flips=st.lists(st.integers(0, len(GOOD) - 1), max_size=4))
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 def test_a_damaged_file_gives_pixels_or_a_clear_error(cut: int, flips: list[int]) -> None:
     damaged = bytearray(GOOD)
     for at in flips:
@@ -239,6 +239,7 @@ def test_resize_averages_the_area() -> None:
     layout=st.sampled_from(["nchw", "nhwc"]),
     channels=st.sampled_from(["rgb", "bgr"]),
 )
+@settings(deadline=None)
 def test_normalize_is_the_formula(pixels: np.ndarray, mean: tuple[float, ...], layout: str, channels: str) -> None:
     found = step("image.normalize", mean=mean, std=0.25, layout=layout, channels=channels).apply({"x": pixels})["x"]
     assert found.dtype == np.float32
