@@ -69,12 +69,13 @@ class InferenceService:
             ModelNotFound; UnsupportedTask; InvalidTensor; Unavailable; DeadlineExceeded; ModelError.
         """
         served = self._models.resolve(target)
-        started = self._clock()
+        started = in_line = self._clock()
         outcome = "cancelled"
         try:
             lease = self._models.lease(served.ref)
             if not lease.ready:
                 await lease.make_ready()
+                in_line = self._clock()  # loading does not count against the model's own limit
             with lease as live:
                 rows = checked_rows(live, request)
                 if (live.reuses_predictions or call.reuse == "always") and self._reuses_prediction(live, call):
@@ -82,7 +83,7 @@ class InferenceService:
                     queue_s = compute_s = 0.0
                 else:
                     outputs, queue_s, compute_s = await live.batches.submit(
-                        request.inputs, rows, _deadline(live, call, started), call.priority
+                        request.inputs, rows, _deadline(live, call, in_line), call.priority
                     )
                 if request.outputs:
                     outputs = _wanted(outputs, request.outputs)
@@ -150,7 +151,7 @@ class InferenceService:
                     key = key_of(kind, served.ref, inputs, call)
                     outputs, served = await self._once(live, key, served, call, compute)
                 else:
-                    outputs = await compute(_deadline(live, call, started))
+                    outputs = await compute(_deadline(live, call, self._clock()))
                 outcome = "ok"
                 return outputs, served
         except EngineError as error:

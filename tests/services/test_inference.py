@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import msgspec
@@ -20,6 +20,7 @@ from inference_engine.domain.errors import (
 )
 from inference_engine.domain.jobs import PRIORITY
 from inference_engine.domain.model import Execution
+from inference_engine.domain.ports import BatchResult, Loaded
 from inference_engine.domain.requests import (
     Call,
     Chat,
@@ -284,3 +285,23 @@ async def test_a_prompt_is_told_in_tokens(bench: Bench) -> None:
     assert await bench.service.tokenize("talker", HELLO, CALL) == (0,)
     with pytest.raises(UnsupportedTask):
         await bench.service.tokenize("echo", HELLO, CALL)
+
+
+async def test_loading_does_not_count_against_the_models_own_limit() -> None:
+    clock = FakeClock()
+
+    class Slow(FakeExecutor):
+        async def start(self) -> Loaded:
+            clock.advance(60)
+            return await super().start()
+
+        async def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> BatchResult:
+            await asyncio.sleep(0.05)  # long enough for those whose time is over to be told
+            return await super().run(parts, rows)
+
+    executor = Slow(ECHO_SIGNATURE)
+    repository = FakeRepository(manifest("echo", signature=ECHO_SIGNATURE))
+    models = ModelService(repository, lambda _: executor, FakeRoutes(), RecordingTelemetry(), clock)
+    await models.open()
+    service = InferenceService(models, RecordingTelemetry(), clock)
+    assert (await service.predict("echo", row(1, 4), CALL)).outputs["y"].shape == (1, 4)
