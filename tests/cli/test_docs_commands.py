@@ -15,7 +15,15 @@ from inference_engine.adapters.cli.options import Session
 from tests.cli.fakes import FakeComposition
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("cli.md", "configuration.md", "models.md", "language-models.md", "model-store.md", "images.md", "runtimes/auto.md")
+PAGES = (
+    "cli.md",
+    "configuration.md",
+    "models.md",
+    "language-models.md",
+    "model-store.md",
+    "images.md",
+    "runtimes/auto.md",
+)
 
 
 def command_lines() -> list[str]:

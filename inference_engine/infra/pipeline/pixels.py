@@ -48,7 +48,7 @@ def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Array:
 
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _check_size(*image.size, max_pixels)
+            _check_size(image.width, image.height, max_pixels)
             image.load()
             return _rgb(ImageOps.exif_transpose(image), ground)
     except (_TooLarge, MemoryError):
