@@ -5,7 +5,7 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: run test test-all test-vllm check bench console guide iris agent clean
+.PHONY: run test test-all test-vllm check bench console guide iris shapes agent clean
 
 run: .venv/pip.stamp
 	@$(MAKE) --no-print-directory --jobs 2 .venv/server.stamp console
@@ -44,6 +44,9 @@ guide: .venv/training.stamp
 iris: .venv/training.stamp
 	$(BIN)/python -m training.iris
 
+shapes: .venv/training.stamp
+	$(BIN)/python -m training.shapes
+
 agent: .venv/training.stamp
 	$(BIN)/python -m training.agent
 
@@ -58,7 +61,7 @@ clean:
 
 .venv/server.stamp: .venv/pip.stamp pyproject.toml
 	@echo "Installing the server into .venv ..."
-	$(PIP) --editable .
+	$(PIP) --editable '.[images]'
 	@touch $@
 
 .venv/test.stamp: .venv/server.stamp

@@ -4,6 +4,9 @@
 
 The client's view of a model is previewed from the model's own signature before anything runs: outputs forwards through
 the postprocess steps, inputs backwards through the preprocess steps.
+
+A preprocess step may also make notes: tensors whose names begin with `@`, which go around the model to the postprocess
+steps and no further. Its preview adds their specifications to what it returns.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import ClassVar, Literal, Protocol
 
 import msgspec
 
-from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidRequest
+from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidRequest, RuntimeMissing
 from inference_engine.domain.model import Signature, TensorSpec
 from inference_engine.domain.tensors import Tensors
 
@@ -22,6 +25,10 @@ Specs = Mapping[str, TensorSpec]
 """Tensor specifications by name, as `Tensors` are arrays by name."""
 
 FLOATS = ("float16", "float32", "float64")
+NOTE = "@"
+"""How the names of notes begin."""
+IMAGE = "image"
+"""The dtype, between two preprocess steps only, of images: each uint8 [height, width, 3] and of a size of its own."""
 
 
 class Step(Protocol):
@@ -71,29 +78,48 @@ class Pipeline(msgspec.Struct, frozen=True):
         """What the client sends and gets when the model itself has the signature `model`.
 
         Raises:
-            InvalidManifest: a step does not fit; the message names the step and the tensor.
+            InvalidManifest: a step does not fit; the message names the step and the tensor. RuntimeMissing: a step's
+                library is not installed.
         """
-        return Signature(
-            _previewed(reversed(self.preprocess), model.inputs), _previewed(self.postprocess, model.outputs)
-        )
+        _refuse_notes_of_the_model(model)
+        before = _previewed(reversed(self.preprocess), model.inputs)
+        notes, inputs = _parted(before)
+        for spec in inputs:
+            if spec.dtype == IMAGE:
+                raise InvalidManifest(
+                    f"pipeline.preprocess: the images of {spec.name!r} come from nowhere: begin with use: image.decode",
+                    param="pipeline.preprocess",
+                )
+        _, outputs = _parted(_previewed(self.postprocess, model.outputs + notes))
+        return Signature(inputs, outputs)
 
     def before(self, inputs: Tensors) -> Tensors:
-        """From what the client sent to what the model takes. Raises `InvalidRequest` or `InferenceFailed`."""
+        """From what the client sent to what the model takes, and notes. Raises `InvalidRequest`, `InferenceFailed`."""
         return _applied(self.preprocess, inputs)
 
     def after(self, outputs: Tensors) -> Tensors:
-        """From what the model gave to what the client gets. Raises `InvalidRequest` or `InferenceFailed`."""
-        return _applied(self.postprocess, outputs)
+        """From what the model gave, and notes, to what the client gets. Raises `InvalidRequest`, `InferenceFailed`."""
+        return part_notes(_applied(self.postprocess, outputs))[1]
+
+
+def part_notes(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """The notes among `tensors`, and the others."""
+    notes = {name: array for name, array in tensors.items() if name.startswith(NOTE)}
+    return notes, {name: array for name, array in tensors.items() if name not in notes} if notes else tensors
 
 
 def choose(names: Collection[str], wanted: str | None) -> str:
     """The tensor a step works on: `wanted`, or the only one there is. For specifications and for tensors alike.
 
+    Notes are not chosen unless they are `wanted`.
+
     Raises:
         InvalidManifest: there is no such tensor, or several to choose from.
     """
-    if wanted is None and len(names) == 1:
-        return next(iter(names))
+    if wanted is None:
+        names = [name for name in names if not name.startswith(NOTE)]
+        if len(names) == 1:
+            return names[0]
     there = ", ".join(map(repr, names)) or "none"
     if wanted is None:
         raise InvalidManifest(f"say which tensor it is for; there are: {there}")
@@ -121,6 +147,21 @@ def last_size(spec: TensorSpec) -> int:
     return spec.shape[-1]
 
 
+def _refuse_notes_of_the_model(model: Signature) -> None:
+    for spec in model.inputs + model.outputs:
+        if spec.name.startswith(NOTE):
+            raise InvalidManifest(
+                f"a model with a pipeline cannot have a tensor {spec.name!r}: names with {NOTE} in front are for notes",
+                param="pipeline",
+            )
+
+
+def _parted(specs: tuple[TensorSpec, ...]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The notes among `specs`, and the others."""
+    notes = tuple(spec for spec in specs if spec.name.startswith(NOTE))
+    return notes, tuple(spec for spec in specs if spec not in notes)
+
+
 def _previewed(steps: Iterable[PlacedStep], specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
     named: Specs = {spec.name: spec for spec in specs}
     for placed in steps:
@@ -128,6 +169,8 @@ def _previewed(steps: Iterable[PlacedStep], specs: tuple[TensorSpec, ...]) -> tu
             named = placed.step.preview(named)
         except InvalidManifest as error:
             raise InvalidManifest(f"{placed}: {error.message}", param=placed.place) from None
+        except RuntimeMissing:
+            raise
         except Exception as error:  # the border to foreign code: anything may come
             raise InvalidManifest(f"{placed}: {type(error).__name__}: {error}", param=placed.place) from error
     return tuple(msgspec.structs.replace(spec, name=name) for name, spec in named.items())

@@ -26,7 +26,7 @@ def checked_image(data: bytes, field: str) -> bytes:
             f"{field} holds an image of {len(data)} bytes, at most {MAX_BYTES} are taken: make it smaller", param=field
         )
     try:
-        width, height = _size(data)
+        width, height = header_size(data)
     except (struct.error, IndexError):
         raise InvalidRequest(f"{field} holds an image that is cut off: send it again", param=field) from None
     except ValueError:
@@ -40,8 +40,8 @@ def checked_image(data: bytes, field: str) -> bytes:
     return _png_of_webp(data, field) if data[:4] == b"RIFF" else data
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    """Width and height by the header. Raises `ValueError` for what is no known image, else `struct.error`."""
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height by the header. Raises `ValueError` for what is no known image; `struct.error`, `IndexError`."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         if data[12:16] != b"IHDR" or b"IDAT" not in data:
             raise struct.error("no image data")

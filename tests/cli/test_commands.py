@@ -128,6 +128,20 @@ def test_inputs_that_cannot_be_used_are_usage_errors(call: Any, source: str, wor
     assert "Traceback" not in result.err
 
 
+def test_images_need_a_model_that_takes_bytes(call: Any, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"any")
+    for argv, words in (
+        ([], "say what MODEL is to compute: --input"),
+        (["--image", str(file)], "a model with one input of bytes, iris:1 has none"),
+        (["--image", str(tmp_path / "no.png")], "--image: cannot be read"),
+        (["--image", str(tmp_path)], "--image: cannot be read"),
+    ):
+        result = call("predict", "iris", *argv)
+        assert result.code == 2
+        assert words in " ".join(result.err.split())
+
+
 def test_an_error_of_the_engine_is_one_line_or_one_object(call: Any) -> None:
     result = call("show", "gide", "--quiet")
     assert (result.code, result.out) == (1, "")

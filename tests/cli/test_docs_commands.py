@@ -16,8 +16,14 @@ from tests.cli.fakes import FakeComposition
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
-    *("cli.md", "configuration.md", "models.md", "language-models.md", "model-store.md"),
-    *("runtimes/auto.md", "runtimes/tabular.md"),
+    "cli.md",
+    "configuration.md",
+    "models.md",
+    "language-models.md",
+    "model-store.md",
+    "images.md",
+    "runtimes/auto.md",
+    "runtimes/tabular.md",
 )
 
 

@@ -92,7 +92,7 @@ def test_models_are_made_copied_and_deleted(tmp_path: Path) -> None:
         assert {"brief", "short", "own"} <= {status.name for status in engine.models()}
         for name in ("brief", "short:2", "own"):
             engine.delete(name)
-        assert {status.name for status in engine.models()} == {"guide", "iris"}
+        assert {status.name for status in engine.models()} == {"guide", "iris", "shapes", "shapes-detector"}
         with pytest.raises(InvalidRequest, match="cannot be read"):
             list(engine.create("own", files=["/nowhere.gguf"]))
         with pytest.raises(Forbidden):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from inference_engine.domain.model import Signature, TensorSpec
 from inference_engine.infra.manifest_files import read_manifest
 from inference_engine.infra.pipeline.catalog import GROUP
 from inference_engine.infra.pipeline.runtime import create_runtime
@@ -43,6 +44,25 @@ def test_the_second_manifest_is_read_and_its_steps_are_known(tmp_path: Path) -> 
     (tmp_path / "model.yaml").write_text(block("yaml", "name: spam"))
     pipeline = CATALOG.build(read_manifest(tmp_path / "model.yaml", "spam", "1").pipeline, tmp_path)
     assert [placed.use for placed in pipeline.postprocess] == ["threshold", "softmax", "top_k"]
+
+
+def test_the_manifests_of_the_page_on_images_are_read_and_fit_their_models(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+    found = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert len(found) == 2
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    pixels = [(-1, 3, 224, 224), (-1, 3, 320, 320)]
+    outputs = [TensorSpec("y", "float32", (-1, 2)), TensorSpec("map", "float32", (-1, 6, 40, 40))]
+    made = [("labels", "scores"), ("boxes", "scores", "labels")]
+    for block_, shape, output, names in zip(found, pixels, outputs, made, strict=True):
+        (tmp_path / "model.yaml").write_text(block_)
+        manifest = read_manifest(tmp_path / "model.yaml", re.findall(r"name: (\S+)", block_)[0], "1")
+        client = CATALOG.build(manifest.pipeline, tmp_path).preview(
+            Signature((TensorSpec("pixels", "float32", shape),), (output,))
+        )
+        assert client.inputs == (TensorSpec("pixels", "bytes", (-1,)),)
+        assert tuple(spec.name for spec in client.outputs) == names
 
 
 @pytest.mark.parametrize("name", CATALOG.names())

@@ -154,10 +154,12 @@ class HttpClient:
         if view.signature is None:
             view = self.load(target)
         dtypes = {spec["name"]: spec["dtype"] for spec in (view.signature or {}).get("inputs", ())}
-        body = {"inputs": [_tensor(name, value, dtypes) for name, value in inputs.items()]}
+        tensors = [_tensor(name, value, dtypes) for name, value in inputs.items()]
         name, _, version = target.partition(":")
         path = f"/v2/models/{name}/versions/{version}/infer" if version else f"/v2/models/{name}/infer"
-        return [_output(item) for item in self._json("POST", path, body, kind=_Prediction).outputs]
+        content, headers = _infer_body(tensors)
+        response = self.send(self._http.build_request("POST", path, content=content, headers=headers))
+        return [_output(item) for item in self._read(response, path, _Prediction).outputs]
 
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> HttpStream:
         body = {
@@ -361,6 +363,26 @@ def _tensor(name: str, value: Any, dtypes: Mapping[str, str]) -> dict[str, Any]:
     shape, data = _flat(name, value)
     dtype = dtypes.get(name) or _guess(data)
     return {"name": name, "datatype": _DATATYPES.get(dtype, dtype), "shape": shape, "data": data}
+
+
+def _infer_body(tensors: list[dict[str, Any]]) -> tuple[bytes, dict[str, str]]:
+    """A request of the Open Inference Protocol and its headers; `bytes`, which JSON cannot hold, follow the JSON."""
+    tail = b""
+    for tensor in tensors:
+        if any(isinstance(element, bytes) for element in tensor["data"]):
+            raw = b"".join(_sized(element) for element in tensor.pop("data"))
+            tensor["parameters"] = {"binary_data_size": len(raw)}
+            tail += raw
+    head = json.dumps({"inputs": tensors}).encode()
+    headers = {"content-type": "application/octet-stream" if tail else "application/json"}
+    if tail:
+        headers["inference-header-content-length"] = str(len(head))
+    return head + tail, headers
+
+
+def _sized(element: str | bytes) -> bytes:
+    data = element.encode() if isinstance(element, str) else element
+    return len(data).to_bytes(4, "little") + data
 
 
 def _flat(name: str, value: Any) -> tuple[list[int], list[Any]]:

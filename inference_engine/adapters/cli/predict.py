@@ -1,16 +1,16 @@
-"""The command `predict`: tensors in as JSON, tensors out as a table or as JSON."""
+"""The command `predict`: tensors in as JSON or image files, tensors out as a table or as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from inference_engine.adapters.cli.client import Client, Output
+from inference_engine.adapters.cli.client import Client, ModelView, Output
 from inference_engine.adapters.cli.options import Session, client_options, pass_session
 from inference_engine.adapters.cli.output import print_json, print_table, spinner
 
@@ -20,15 +20,29 @@ _EXAMPLE = """'{"input": [[5.1, 3.5, 1.4, 0.2]]}'"""
 
 @click.command()
 @click.argument("model")
-@click.option("--input", "-i", "source", required=True, metavar="JSON|@FILE|-", help=f"The inputs by name: {_EXAMPLE}.")
+@click.option("--input", "-i", "source", metavar="JSON|@FILE|-", help=f"The inputs by name: {_EXAMPLE}.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="An image file for the model's input of bytes; several make a batch.",
+)
 @client_options
 @pass_session
-def predict(session: Session, model: str, source: str, connect: Callable[[], Client]) -> None:
+def predict(
+    session: Session, model: str, source: str | None, images: tuple[Path, ...], connect: Callable[[], Client]
+) -> None:
     """Compute the outputs of MODEL for one batch of inputs."""
-    inputs = read_inputs(source)
+    if source is None and not images:
+        raise click.UsageError(f"say what MODEL is to compute: --input {_EXAMPLE}, or --image FILE")
+    inputs = {} if source is None else read_inputs(source)
+    files = [read_image(path) for path in images]
     with connect() as client:
         with spinner(f"loading {model}"):
             view = client.load(model)
+        if files:
+            inputs[image_input(view, inputs)] = files
         outputs = client.predict(model, inputs)
     if session.json:
         print_json({"model": view.target, "outputs": outputs})
@@ -55,6 +69,31 @@ def read_inputs(source: str) -> dict[str, Any]:
     if not isinstance(inputs, dict) or not inputs:
         raise click.BadParameter(f"must name every input, as in {_EXAMPLE}", param_hint="--input")
     return inputs
+
+
+def read_image(path: Path) -> bytes:
+    """Raises `click.BadParameter`: it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"cannot be read: {error}", param_hint="--image") from None
+
+
+def image_input(view: ModelView, given: Mapping[str, Any]) -> str:
+    """The one input of bytes that `given` does not name.
+
+    Raises:
+        click.UsageError: there is none, or more than one.
+    """
+    inputs = (view.signature or {}).get("inputs", ())
+    fitting = [spec["name"] for spec in inputs if spec["dtype"] == "bytes" and spec["name"] not in given]
+    if len(fitting) != 1:
+        named = ", ".join(fitting) or "none"
+        raise click.UsageError(
+            f"--image is for a model with one input of bytes, {view.target} has {named}: a pipeline with "
+            "image.decode makes one"
+        )
+    return str(fitting[0])
 
 
 def _no_constant(name: str) -> NoReturn:

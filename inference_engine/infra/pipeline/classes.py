@@ -93,12 +93,7 @@ class TopK(msgspec.Struct, frozen=True, dict=True):
         """The labels by class. `preview` asks first, so that a bad file is an error of the load."""
         if self.labels is None:
             return None
-        try:
-            text = self.labels.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidManifest(f"labels: {self.labels} cannot be read as UTF-8 text: {error}") from None
-        lines = text.removesuffix("\n").split("\n")  # not splitlines, which also splits at U+2028 and others
-        return np.array([line.encode() for line in lines], dtype=object)
+        return np.array(read_labels(self.labels), dtype=object)
 
 
 class Threshold(msgspec.Struct, frozen=True):
@@ -126,3 +121,13 @@ def _numbers(order: Array) -> Array:
     texts = np.empty(order.size, dtype=object)
     texts[:] = [b"%d" % index for index in order.ravel().tolist()]
     return texts.reshape(order.shape)
+
+
+def read_labels(file: Path) -> list[bytes]:
+    """One label from each line. Raises `InvalidManifest`."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidManifest(f"labels: {file} cannot be read as UTF-8 text: {error}") from None
+    lines = text.removesuffix("\n").split("\n")  # not splitlines, which also splits at U+2028 and others
+    return [line.encode() for line in lines]

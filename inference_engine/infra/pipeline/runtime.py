@@ -9,7 +9,7 @@ import msgspec
 
 from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidTensor
 from inference_engine.domain.model import Manifest, PipelineSpec, Signature, TensorSpec
-from inference_engine.domain.pipeline import Pipeline
+from inference_engine.domain.pipeline import Pipeline, part_notes
 from inference_engine.domain.ports import Loaded, Runtime, Sink
 from inference_engine.domain.requests import Generate
 from inference_engine.domain.results import Delivered
@@ -60,12 +60,12 @@ class PipelineRuntime:
         return msgspec.structs.replace(loaded, signature=client)
 
     def run(self, batch: Tensors) -> Tensors:
-        inputs = self._pipeline.before(batch)
+        notes, inputs = part_notes(self._pipeline.before(batch))
         try:
             self._takes.rows(inputs)
         except InvalidTensor as error:  # not the client's fault: what it sent was held to the preview before
             raise InferenceFailed(f"after pipeline.preprocess: {error.message}", param=error.param) from None
-        return self._pipeline.after(self._inner.run(inputs))
+        return self._pipeline.after({**self._inner.run(inputs), **notes})
 
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
         self._inner.generate(request, delivered, sink)

@@ -1,0 +1,89 @@
+"""Encoded images to pixels with Pillow, within limits. Knows no tensors and no pipeline."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inference_engine.domain.errors import RuntimeMissing
+from inference_engine.domain.tensors import Array
+from inference_engine.infra.images import READABLE, header_size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
+_16_TO_8 = 257
+
+
+def require_pillow() -> None:
+    """Raises `RuntimeMissing` where Pillow is not installed."""
+    try:
+        import PIL.Image  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise RuntimeMissing(
+            f"images need Pillow, which cannot be imported ({error}): pip install 'inference-engine[images]'"
+        ) from None
+
+
+def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Array:
+    """The first picture of an image file, upright as its EXIF data say, as uint8 [height, width, 3] in RGB.
+
+    What is transparent shows `ground`. 16-bit grey is scaled to 8 bits, other colour spaces are converted.
+
+    Raises:
+        ValueError: it is no image, damaged, or of more than `max_pixels`; the text goes on after "holds".
+    """
+    try:
+        size = header_size(data)
+    except (struct.error, IndexError):
+        raise ValueError("an image that is cut off: send it again") from None
+    except ValueError:
+        raise ValueError(f"no image that can be read: send {READABLE}") from None
+    _check_size(*size, max_pixels)
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            _check_size(image.width, image.height, max_pixels)
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image), ground)
+    except (_TooLarge, MemoryError):
+        raise
+    except Exception as error:  # the border to Pillow, whose decoders raise nearly anything for damaged files
+        raise ValueError(f"an image that cannot be read: {error or type(error).__name__}") from None
+
+
+def resized(pixels: Array, width: int, height: int, method: str) -> Array:
+    """`pixels` in another size, as Pillow does it: over the whole area of the pixels that become one."""
+    from PIL import Image
+
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    found = Image.fromarray(pixels).resize((width, height), Image.Resampling[method.upper()])
+    return np.asarray(found)
+
+
+class _TooLarge(ValueError):
+    """More pixels than are allowed."""
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1 or width * height > max_pixels:
+        raise _TooLarge(f"an image of {width} x {height} pixels, it must have 1 to {max_pixels}: make it smaller")
+
+
+def _rgb(image: Image, ground: tuple[int, int, int]) -> Array:
+    if image.mode.startswith(("I", "F")):
+        grey: Any = np.asarray(image)
+        eight = np.clip(np.rint(grey / _16_TO_8), 0, 255).astype(np.uint8)
+        return np.repeat(eight[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or image.has_transparency_data:
+        import PIL.Image
+
+        below = PIL.Image.new("RGBA", image.size, (*ground, 255))
+        image = PIL.Image.alpha_composite(below, image.convert("RGBA"))
+    return np.asarray(image.convert("RGB"))
