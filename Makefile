@@ -66,9 +66,9 @@ clean:
 	@touch $@
 
 .venv/slow.stamp: .venv/test.stamp
-	@echo "Installing PyTorch, TensorFlow and OpenVINO for the slow tests ..."
+	@echo "Installing PyTorch, TensorFlow, OpenVINO and MLflow for the slow tests ..."
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[transformers,openvino,torch,tensorflow]' --group torch
+	$(PIP) --editable '.[transformers,openvino,mlflow,torch,tensorflow]' --group torch
 	@touch $@
 
 build/vllm/test.stamp: pyproject.toml

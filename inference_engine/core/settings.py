@@ -26,6 +26,7 @@ LogFormat = Literal["auto", "json", "console"]
 Key = Annotated[str, Meta(pattern=r"^[\x21-\x2b\x2d-\x7e]+$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 Base = Annotated[str, Meta(pattern=r"^https?://[^/\s]+$")]
+Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
 Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -46,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     hf_endpoint: Base = "https://huggingface.co"
     hf_token: Annotated[str, Meta(pattern=r"^[\x21-\x7e]*$")] = ""
     pull_origins: tuple[Base, ...] = ()
+    trusted_digests: tuple[Digest, ...] = ()
+    install_requirements: bool = False
     state_dir: Path = Path()
     api_keys: tuple[Key, ...] = ()
     api_keys_file: Path | None = None

@@ -1,9 +1,10 @@
 """Models stored in folders: finds them, adopts what has no manifest, checks digests. Knows files, loads no model.
 
-A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf`, `.onnx`, `.pt2` or `.keras` file is
-adopted where it is: in the version's folder, in the name's folder (version "1"), or loose in the root (name from the
-file, version "1"). So is a Hugging Face folder: a `config.json` that tells what the model is for, beside weights in
-SafeTensors. And so is a TensorFlow SavedModel: the folder of a name or version itself, or the only one in a version's.
+A root holds `<name>/<version>/model.yaml`. Without a manifest, a lone `.gguf`, `.onnx`, `.skops`, `.pt2` or `.keras`
+file, or an XGBoost (`.ubj`, `.json`) or LightGBM (`.txt`) file that its first bytes show to be one, is adopted where it
+is: in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
+So is a Hugging Face folder: a `config.json` that tells what the model is for, beside weights in SafeTensors. And so is
+a TensorFlow SavedModel: the folder of a name or version itself, or the only one in a version's.
 """
 
 from __future__ import annotations
@@ -26,8 +27,19 @@ _ADOPTED = {
     ".onnx": ("onnx", ""),
     ".pt2": ("torch", ""),
     ".keras": ("tensorflow", ""),
+    ".skops": ("sklearn", ""),
+    ".ubj": ("xgboost", ""),
+    ".json": ("xgboost", ""),
+    ".txt": ("lightgbm", ""),
 }
-_FOREIGN = frozenset((".safetensors", ".pt", ".pth", ".h5", ".tflite", ".skops", ".pkl", ".joblib", ".mlmodel"))
+_SHOWN: dict[str, Callable[[bytes], bool]] = {
+    ".ubj": lambda head: head.startswith(b"{") and b"learner" in head[:32],
+    ".json": lambda head: head.startswith(b"{") and b'"learner"' in head[:200],
+    ".txt": lambda head: head.startswith(b"tree\nversion="),
+}
+"""For endings that others use too: whether a file's first bytes show a model."""
+_HEAD_BYTES = 256
+_FOREIGN = frozenset((".safetensors", ".pt", ".pth", ".h5", ".tflite", ".pkl", ".joblib", ".mlmodel"))
 _SAVED_MODEL = "saved_model.pb"
 _FOREIGN_NAMES = frozenset((_SAVED_MODEL, "pytorch_model.bin", "openvino_model.xml"))
 _GGUF_HEAD_BYTES = 4096
@@ -242,9 +254,22 @@ def _candidates(files: list[Path]) -> list[Path]:
     found = []
     for file in files:
         shard = _SHARD.fullmatch(file.name)
-        if file.suffix.lower() in _ADOPTED and not _is_projector(file) and (shard is None or int(shard["index"]) == 1):
+        first = shard is None or int(shard["index"]) == 1
+        if file.suffix.lower() in _ADOPTED and first and not _is_projector(file) and _is_shown(file):
             found.append(file)
     return found
+
+
+def _is_shown(file: Path) -> bool:
+    """Whether a file is what its ending says, where the ending alone does not say it."""
+    check = _SHOWN.get(file.suffix.lower())
+    if check is None:
+        return True
+    try:
+        with file.open("rb") as opened:
+            return check(opened.read(_HEAD_BYTES))
+    except OSError:  # what cannot be read is no model that could be adopted
+        return False
 
 
 def _is_projector(file: Path) -> bool:

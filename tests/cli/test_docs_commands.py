@@ -15,7 +15,10 @@ from inference_engine.adapters.cli.options import Session
 from tests.cli.fakes import FakeComposition
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("cli.md", "configuration.md", "models.md", "language-models.md", "model-store.md", "runtimes/auto.md")
+PAGES = (
+    *("cli.md", "configuration.md", "models.md", "language-models.md", "model-store.md"),
+    *("runtimes/auto.md", "runtimes/tabular.md"),
+)
 
 
 def command_lines() -> list[str]:

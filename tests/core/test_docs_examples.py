@@ -11,16 +11,20 @@ import pytest
 from inference_engine.core.settings import Settings
 from inference_engine.domain.model import Execution, Manifest
 from inference_engine.infra.manifest_files import read_manifest
+from inference_engine.infra.runtimes.lightgbm import LightgbmOptions
 from inference_engine.infra.runtimes.llama_cpp.options import (
     DraftOptions,
     LlamaCppOptions,
     NgramOptions,
     SamplingDefaults,
 )
+from inference_engine.infra.runtimes.mlflow import MlflowOptions
 from inference_engine.infra.runtimes.onnx.options import OnnxOptions, OnnxSession
 from inference_engine.infra.runtimes.options import decode_options
+from inference_engine.infra.runtimes.sklearn.runtime import SklearnOptions
 from inference_engine.infra.runtimes.tensorflow.runtime import TensorflowOptions
 from inference_engine.infra.runtimes.torch.options import TorchOptions
+from inference_engine.infra.runtimes.xgboost import XgboostOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -102,3 +106,27 @@ def test_the_defaults_in_the_tables_are_true() -> None:
         worded = value is None or isinstance(value, bool)
         expected = words[value] if worded else value if isinstance(value, str) else f"{value:g}"
         assert written.strip("`") == expected, field
+
+
+def test_the_tabular_models_of_the_manual_are_valid_and_every_option_is_there(tmp_path: Path) -> None:
+    page = (DOCS / "runtimes" / "tabular.md").read_text()
+    kinds = {"sklearn": SklearnOptions, "xgboost": XgboostOptions, "lightgbm": LightgbmOptions, "mlflow": MlflowOptions}
+    for block in blocks("runtimes/tabular.md", "yaml"):
+        (tmp_path / re.findall(r"artifact: (.*)", block)[0]).touch()
+        (tmp_path / "model.yaml").write_text(block)
+        manifest = read_manifest(tmp_path / "model.yaml", re.findall(r"name: (.*)", block)[0], "1")
+        kind = kinds.pop(manifest.runtime)
+        decode_options(manifest.options, kind, manifest.runtime)
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in page, f"{field} is missing in tabular.md"
+    assert not kinds
+
+
+def test_the_runtime_of_the_manual_is_the_example(tmp_path: Path) -> None:
+    example = DOCS.parent / "examples" / "runtime_package"
+    assert blocks("writing-a-runtime.md", "toml") == [(example / "pyproject.toml").read_text()]
+    assert blocks("writing-a-runtime.md", "python") == [(example / "nearest_row.py").read_text()]
+    (block,) = blocks("writing-a-runtime.md", "yaml")
+    (tmp_path / "rows.csv").touch()
+    (tmp_path / "model.yaml").write_text(block)
+    assert read_manifest(tmp_path / "model.yaml", "nearest", "1").runtime == "nearest_row"

@@ -241,3 +241,24 @@ def test_a_lone_encoder_is_no_text_generator(tmp_path: Path) -> None:
         ("vectors", ""),
         ("writer", "text-generation"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "runtime"),
+    [
+        ("model.skops", b"PK", "sklearn"),
+        ("model.ubj", b"{L\0\0\0\0\0\0\0\x07learner{", "xgboost"),
+        ("model.json", b'{"learner":{"attributes":{}', "xgboost"),
+        ("model.txt", b"tree\nversion=v4\nnum_class=1\n", "lightgbm"),
+        ("notes.json", b'{"title": "notes"}', None),
+        ("notes.txt", b"trees and versions", None),
+    ],
+)
+def test_a_tabular_model_is_known_by_its_first_bytes(
+    tmp_path: Path, file: str, content: bytes, runtime: str | None
+) -> None:
+    put(tmp_path / "table" / "1", file)
+    (tmp_path / "table" / "1" / file).write_bytes(content)
+    found, broken = scan(tmp_path)
+    assert broken == []
+    assert {name: manifest.runtime for name, manifest in found.items()} == ({"table:1": runtime} if runtime else {})

@@ -32,6 +32,8 @@ SETTING_HELP: dict[str, str] = {
     "hf_endpoint": "Hugging Face Hub, or a mirror of it.",
     "hf_token": "Token for the Hugging Face Hub. Others can see it in the process list.",
     "pull_origins": "Further registry that may be pulled from; may be given several times.",
+    "trusted_digests": "Digest (sha256:...) of a file that may run code when it is loaded; may be given several times.",
+    "install_requirements": "Install what the requirements.txt of a Python model names.",
     "state_dir": "Folder for what the server remembers.",
     "api_keys": "Key that clients must send; may be given several times. Others can see it in the process list.",
     "api_keys_file": "File with one key on each line.",

@@ -100,10 +100,11 @@ class RunnerProcess(asyncio.Protocol):
         clock: Callable[[], float],
         load_timeout_s: float,
         environment: Mapping[str, str] = MappingProxyType({}),
+        interpreter: str = sys.executable,
     ) -> RunnerProcess:
         """Start a process and have it load `model`; `loaded` is set when it returns.
 
-        `environment` is added to the server's own.
+        `environment` is added to the server's own. `interpreter` is a Python that can import this package.
 
         Raises:
             ModelError: the model cannot be loaded, or the process died or stayed silent while loading.
@@ -113,7 +114,7 @@ class RunnerProcess(asyncio.Protocol):
         log_read, log_write = os.pipe()
         try:
             fds = (theirs.fileno(), in_fd, out_fd)
-            command = [sys.executable, "-m", "inference_engine.infra.runner", *map(str, fds), str(ARENA_BYTES)]
+            command = [interpreter, "-m", "inference_engine.infra.runner", *map(str, fds), str(ARENA_BYTES)]
             popen = subprocess.Popen(  # noqa: ASYNC220 - vfork: returns in about a millisecond
                 command,
                 pass_fds=fds,
@@ -429,9 +430,13 @@ def _end_error(ended: frames.Ended) -> Exception:
     return error if not isinstance(error, RequestCancelled) else InferenceFailed(error.message)
 
 
-def _environment(model: StoredModel) -> dict[str, str]:
+def environment_without_secrets() -> dict[str, str]:
     """The server's environment without anything that looks like a secret: a model has no use for it."""
-    kept = {name: value for name, value in os.environ.items() if not any(w in name.upper() for w in _SECRET_WORDS)}
+    return {name: value for name, value in os.environ.items() if not any(w in name.upper() for w in _SECRET_WORDS)}
+
+
+def _environment(model: StoredModel) -> dict[str, str]:
+    kept = environment_without_secrets()
     # Waiting threads of OpenMP spin only briefly: by default a busy neighbour slows a language model to a tenth, and
     # without any spinning one that is alone runs at half its speed.
     kept.setdefault("GOMP_SPINCOUNT", "5000")

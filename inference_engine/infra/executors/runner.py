@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -58,9 +59,14 @@ class RunnerExecutor:
         on_restart: Callable[[], None],
         supervision: Supervision,
         environment: Callable[[], Mapping[str, str]] = dict,
+        interpreter: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
-        """`environment` gives variables for each process, beside those of the server."""
+        """`environment` gives variables for each process, beside those of the server.
+
+        `interpreter` gives the Python to run it with, made ready; without it, it is the server's own.
+        """
         self._environment = environment
+        self._interpreter = interpreter
         self._model = model
         self._clock = clock
         self._on_restart = on_restart
@@ -80,8 +86,9 @@ class RunnerExecutor:
         return self._process.loaded
 
     async def _spawn(self) -> RunnerProcess:
+        python = await self._interpreter() if self._interpreter is not None else sys.executable
         return await RunnerProcess.spawn(
-            self._model, self._clock, self._supervision.load_timeout_s, self._environment()
+            self._model, self._clock, self._supervision.load_timeout_s, self._environment(), python
         )
 
     # -- work -----------------------------------------------------------------------------------------------------

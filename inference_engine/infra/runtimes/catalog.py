@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
@@ -13,18 +14,24 @@ from inference_engine.domain.ports import Runtime, RuntimeInfo
 GROUP = "inference_engine.runtimes"
 
 LIBRARIES = {
+    "lightgbm": "lightgbm",
     "llama_cpp": "xllamacpp",
+    "mlflow": "",  # native files inside an MLflow folder need only their own library
     "onnx": "onnxruntime",
     "openvino": "openvino_genai",
     "python": "",
+    "sklearn": "sklearn",
     "tensorflow": "tensorflow",
     "torch": "torch",
     "transformers": "transformers",
     "vllm": "vllm",
+    "xgboost": "xgboost",
 }
 """The library behind each runtime of this package; another package's runtime stands for itself."""
-_EXTRAS = frozenset(("openvino", "tensorflow", "torch", "transformers", "vllm"))
+_EXTRAS = frozenset(("lightgbm", "openvino", "sklearn", "tensorflow", "torch", "transformers", "vllm", "xgboost"))
 """Runtimes whose libraries come with an extra of this package, of the same name."""
+_DISTRIBUTIONS = {"sklearn": ("scikit-learn",), "xgboost": ("xgboost-cpu",)}
+"""Names under which a library may be installed, where they are not its own."""
 
 
 class EntryPointCatalog:
@@ -65,10 +72,10 @@ class EntryPointCatalog:
         if find_spec(library) is None:
             wanted = f"'inference-engine[{name}]'" if name in _EXTRAS else library
             return RuntimeInfo(name, available=False, remedy=f"pip install {wanted}")
-        try:
-            return RuntimeInfo(name, available=True, version=version(library))
-        except PackageNotFoundError:  # importable but not installed as a distribution of that name
-            return RuntimeInfo(name, available=True)
+        for distribution in (library, *_DISTRIBUTIONS.get(library, ())):
+            with contextlib.suppress(PackageNotFoundError):  # importable, installed under another name
+                return RuntimeInfo(name, available=True, version=version(distribution))
+        return RuntimeInfo(name, available=True)
 
     def _find(self, name: str) -> EntryPoint:
         try:
