@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -29,9 +30,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(autouse=True)
-def _log_lines_go_to_the_standard_library() -> None:
-    """So that `caplog` sees them, and none lands on the output of a test."""
+def _log_lines_go_to_the_standard_library() -> Iterator[None]:
+    """So that `caplog` sees them, and none lands on the output of a test. A level that a test sets ends with it."""
     as_library()
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 class LiveServer:

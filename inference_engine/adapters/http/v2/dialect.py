@@ -154,7 +154,9 @@ def dialect(
                 Doc(
                     "Change the log level",
                     request=dict[str, Any],
-                    request_examples={"debug": {"log_verbose_level": 1}},
+                    request_examples={
+                        "debug": {"log_verbose_level": 1, "log_info": True, "log_warning": True, "log_error": True}
+                    },
                     response=dict[str, Any],
                     errors=(400,),
                 ),
