@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +144,9 @@ async def test_examples_of_the_documentation_are_understood(world: World, http: 
         for method, one in methods.items():
             content = one.get("requestBody", {}).get("content", {}).get("application/json", {})
             for example in content.get("examples", {}).values():
-                target = path.format(model="nobody", version="1", name="nobody")
+                target = path.format_map(defaultdict(lambda: "nobody", version="1"))
                 answer = await http.request(method, target, json=example["value"])
-                assert answer.status_code in (200, 404), answer.text
+                assert answer.status_code in (200, 403, 404), answer.text  # 403: what the operator has left off
                 tried += 1
     assert tried >= 7
 
