@@ -149,10 +149,8 @@ FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\
 @pytest.mark.parametrize(
     ("body", "kind", "said"),
     [
-        (b"{}", "application/json", "multipart"),
-        (b"", "multipart/form-data", "boundary"),
         (FORM + FILE, "multipart/form-data; boundary=b", "cut short"),
-        (bytes(range(256)), "multipart/form-data; boundary=b", "well-formed"),
+        (bytes(range(256)), "multipart/form-data; boundary=b", "damaged"),
         (FORM + b"--b--\r\n", "multipart/form-data; boundary=b", "file is missing"),
         (FILE + b"--b--\r\n", "multipart/form-data; boundary=b", "purpose is missing"),
         (FILE + FILE + b"--b--\r\n", "multipart/form-data; boundary=b", "twice"),
@@ -168,6 +166,13 @@ def test_damaged_forms(live: tuple[World, str], body: bytes, kind: str, said: st
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["error"]["message"]
     assert not left_over(live[0])
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data"])
+def test_what_is_no_form(live: tuple[World, str], kind: str) -> None:
+    answer = httpx.post(f"{live[1]}/v1/files", content=b"{}", headers={"content-type": kind})
+    assert answer.status_code == 415
+    assert "multipart/form-data with a boundary" in answer.json()["error"]["message"]
 
 
 def test_an_upload_that_is_broken_off_leaves_nothing(live: tuple[World, str]) -> None:

@@ -58,7 +58,7 @@ class Shop:
         store = self.root / ".store"
         return {
             name: sorted(path.name for path in (store / name).iterdir())
-            for name in ("blobs", "partial", "work")
+            for name in ("blobs", "partial", "drafts")
             if (store / name).is_dir()
         }
 

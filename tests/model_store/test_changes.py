@@ -105,7 +105,7 @@ async def test_a_deleted_model_is_gone_with_its_bytes(stocked: Shop) -> None:
     assert stocked.names() == []
     assert executor.state == "stopped"
     assert not (stocked.root / "tiny").exists()
-    assert stocked.leftovers() == {"blobs": [], "partial": [], "work": []}
+    assert stocked.leftovers() == {"blobs": [], "partial": [], "drafts": []}
     with pytest.raises(ModelNotFound):
         await stocked.store.delete(TINY, ME)
 
@@ -139,7 +139,7 @@ async def test_a_change_is_finished_when_its_client_leaves(stocked: Shop) -> Non
     await asyncio.wait([leaving])
     await asyncio.gather(*stocked.store._changing)
     assert stocked.names() == ["other:latest", "tiny:latest"]
-    assert stocked.leftovers()["work"] == []
+    assert stocked.leftovers()["drafts"] == []
 
 
 async def test_what_another_model_shares_stays(stocked: Shop, gguf: bytes) -> None:
@@ -215,7 +215,7 @@ async def test_what_cannot_be_honoured_is_refused_and_nothing_is_left(
     with pytest.raises((InvalidRequest, ModelLoadFailed), match=words):
         await create(stocked, "new", base="tiny", changes=changes)
     assert stocked.names() == ["tiny:latest"]
-    assert stocked.leftovers()["work"] == []
+    assert stocked.leftovers()["drafts"] == []
 
 
 async def test_a_model_from_an_uploaded_file(shop: Shop, gguf: bytes) -> None:
@@ -234,7 +234,7 @@ async def test_a_model_from_an_uploaded_file(shop: Shop, gguf: bytes) -> None:
 async def test_an_upload_with_another_digest_is_forgotten(shop: Shop, gguf: bytes) -> None:
     with pytest.raises(InvalidRequest, match="has the digest"):
         await shop.store.put_blob(digest_of(b"other"), None, in_pieces(gguf), ME)
-    assert shop.leftovers() == {"blobs": [], "partial": [], "work": []}
+    assert shop.leftovers() == {"blobs": [], "partial": [], "drafts": []}
     with pytest.raises(InvalidRequest, match="is not a digest"):
         await shop.store.put_blob("sha256:../../x", None, in_pieces(gguf), ME)
     with pytest.raises(Unavailable, match="disk is full"):
@@ -292,10 +292,10 @@ async def test_nobody_gets_past_the_door(stocked: Shop) -> None:
 async def test_what_nobody_uses_is_cleared_away_in_time(stocked: Shop, gguf: bytes) -> None:
     store = stocked.root / ".store"
     long_ago = time.time() - 30 * 24 * 3600
-    for place in ("blobs/sha256-unused", "partial/sha256-given-up", "work/half-made"):
+    for place in ("blobs/sha256-unused", "partial/sha256-given-up", "drafts/half-made"):
         (store / place).write_bytes(b"x")
         os.utime(store / place, (long_ago, long_ago))
     (store / "blobs" / "sha256-new").write_bytes(b"x")
     stocked.depot.prune()
     blob = digest_of(gguf).replace(":", "-")
-    assert stocked.leftovers() == {"blobs": sorted([blob, "sha256-new"]), "partial": [], "work": []}
+    assert stocked.leftovers() == {"blobs": sorted([blob, "sha256-new"]), "partial": [], "drafts": []}

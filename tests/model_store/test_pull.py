@@ -50,7 +50,7 @@ async def test_a_model_comes_from_the_registry_with_all_that_belongs_to_it(shop:
     assert manifest.licence == "MIT"
     assert manifest.digests == {"model.gguf": digest_of(gguf)}
     assert (shop.root / "tiny" / "8b" / "model.gguf").read_bytes() == gguf
-    assert shop.leftovers()["work"] == shop.leftovers()["partial"] == []
+    assert shop.leftovers()["drafts"] == shop.leftovers()["partial"] == []
 
 
 async def test_a_name_without_a_tag_is_the_latest_and_leads_the_route(shop: Shop) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from inference_engine.adapters.http.exchange import Exchange, HttpError
+from inference_engine.adapters.http.exchange import Exchange
+from inference_engine.adapters.http.multipart import FormReader, Part
 from inference_engine.domain.errors import InvalidRequest
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-MAX_PARTS = 256
 _LONG_BYTES = 1 << 20
 
 
@@ -46,84 +42,33 @@ async def form_of(exchange: Exchange) -> Form:
     Raises:
         HttpError: the body is not multipart/form-data, or too large. InvalidRequest: it is damaged.
     """
-    from python_multipart.multipart import parse_options_header
-
-    kind, options = parse_options_header(exchange.header(b"content-type"))
-    boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not boundary:
-        raise HttpError(415, "unknown_content_type", "send the body as multipart/form-data, as the clients do")
+    reader = FormReader(exchange)
     body = await exchange.body()
     if len(body) < _LONG_BYTES:
-        return _parsed(boundary, body)
-    return await asyncio.to_thread(_parsed, boundary, body)  # 60 MB take a third of a second
+        return _read(reader, body)
+    return await asyncio.to_thread(_read, reader, body)  # 60 MB take a third of a second
 
 
-def _parsed(boundary: bytes, body: bytes) -> Form:
-    from python_multipart.exceptions import FormParserError
-    from python_multipart.multipart import MultipartParser
+def _read(reader: FormReader, body: bytes) -> Form:
+    gathered: list[tuple[Part, list[bytes]]] = []
+    for found in reader.feed(body):
+        if isinstance(found, Part):
+            gathered.append((found, []))
+        else:
+            gathered[-1][1].append(found)
+    reader.finish()
+    form = Form({}, {})
+    for part, pieces in gathered:
+        data = b"".join(pieces)
+        if part.filename is not None:
+            form.files.setdefault(part.field, []).append(Upload(part.filename, part.content_type, data))
+        else:
+            form.fields.setdefault(part.field, []).append(_text(part.field, data))
+    return form
 
-    parts = _Parts()
+
+def _text(field: str, data: bytes) -> str:
     try:
-        parser = MultipartParser(boundary, parts.callbacks())
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise InvalidRequest(f"the form is damaged: {error}") from None
-    if not parts.complete:
-        raise InvalidRequest("the form is cut short: its last boundary is missing")
-    return parts.form
-
-
-class _Parts:
-    """Gathers the parts while the parser goes through the body."""
-
-    def __init__(self) -> None:
-        self.form = Form({}, {})
-        self.complete = False
-        self._count = 0
-        self._headers: dict[bytes, bytes] = {}
-        self._name = bytearray()
-        self._value = bytearray()
-        self._data = bytearray()
-
-    def callbacks(self) -> MultipartCallbacks:
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
-            "on_header_end": self._header,
-            "on_part_data": lambda data, start, end: self._data.extend(memoryview(data)[start:end]),
-            "on_part_end": self._end,
-            "on_end": self._finished,
-        }
-
-    def _begin(self) -> None:
-        self._count += 1
-        if self._count > MAX_PARTS:
-            raise InvalidRequest(f"the form has more than {MAX_PARTS} parts")
-        self._headers = {}
-        self._data = bytearray()
-
-    def _header(self) -> None:
-        self._headers[bytes(self._name).lower()] = bytes(self._value)
-        self._name, self._value = bytearray(), bytearray()
-
-    def _end(self) -> None:
-        from python_multipart.multipart import parse_options_header
-
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        if not name:
-            raise InvalidRequest("a part of the form has no name")
-        if b"filename" in options:
-            filename = options[b"filename"].decode("utf-8", "replace")
-            kind = self._headers.get(b"content-type", b"").decode("latin-1")
-            self.form.files.setdefault(name, []).append(Upload(filename, kind, bytes(self._data)))
-            return
-        try:
-            self.form.fields.setdefault(name, []).append(self._data.decode())
-        except UnicodeDecodeError:
-            raise InvalidRequest(f"the field {name[:80]} is not UTF-8 text", param=name[:80]) from None
-
-    def _finished(self) -> None:
-        self.complete = True
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"the field {field[:80]} is not UTF-8 text", param=field[:80]) from None

@@ -3,42 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from inference_engine.adapters.http.exchange import Exchange
+from inference_engine.adapters.http.exchange import Exchange, HttpError
 from inference_engine.domain.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 64
 
 
 class Part(msgspec.Struct):
-    """The beginning of a part: its field, and of a file the client's name for it."""
+    """The beginning of a part: its field, and of a file the client's name for it and the type it says it has."""
 
     field: str
     filename: str | None = None
+    content_type: str = ""
 
 
-class _Reading:
-    """What the parser has found and nobody has taken yet."""
+class FormReader:
+    """Takes a body in pieces of any size; `feed` gives each `Part`, then the pieces of its content."""
 
-    def __init__(self) -> None:
-        self.found: list[Part | bytes] = []
-        self.complete = False
+    def __init__(self, exchange: Exchange) -> None:
+        """Raises `HttpError`: the body is not multipart/form-data."""
+        from python_multipart.multipart import MultipartParser, parse_options_header
+
+        kind, options = parse_options_header(exchange.headers.get(b"content-type"))
+        boundary = options.get(b"boundary", b"")
+        if kind != b"multipart/form-data" or not boundary:
+            problem = "send the body as multipart/form-data with a boundary, as the clients do"
+            raise HttpError(415, "unknown_content_type", problem)
+        self._parser = MultipartParser(boundary, self._callbacks())
+        self._found: list[Part | bytes] = []
+        self._complete = False
         self._name = bytearray()
         self._value = bytearray()
         self._headers: dict[bytes, bytes] = {}
         self._parts = 0
 
-    def callbacks(self) -> dict[str, Any]:
+    def feed(self, piece: bytes) -> list[Part | bytes]:
+        """What `piece` completes. Raises `InvalidRequest`: the form is damaged."""
+        from python_multipart.exceptions import FormParserError
+
+        try:
+            self._parser.write(piece)
+        except FormParserError as error:
+            raise InvalidRequest(f"the form is damaged: {error}") from None
+        found, self._found = self._found, []
+        return found
+
+    def finish(self) -> None:
+        """The body has ended. Raises `InvalidRequest`: the form has not."""
+        if not self._complete:
+            raise InvalidRequest("the form is cut short: its last boundary is missing")
+
+    def _callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._header,
             "on_headers_finished": self._opened,
-            "on_part_data": lambda data, start, end: self.found.append(bytes(data[start:end])),
+            "on_part_data": lambda data, start, end: self._found.append(bytes(memoryview(data)[start:end])),
             "on_end": self._ended,
         }
 
@@ -57,41 +86,24 @@ class _Reading:
         from python_multipart.multipart import parse_options_header
 
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if b"name" not in options:
-            raise InvalidRequest("a part of the form has no name: every part needs a Content-Disposition with one")
-        filename = options.get(b"filename")
-        self.found.append(
-            Part(
-                options[b"name"].decode(errors="replace"),
-                None if filename is None else filename.decode(errors="replace"),
-            )
-        )
+        name, filename = options.get(b"name", b"").decode(errors="replace"), options.get(b"filename")
+        if not name:
+            raise InvalidRequest("a part of the form has no name")
+        kind = self._headers.get(b"content-type", b"").decode("latin-1")
+        self._found.append(Part(name, None if filename is None else filename.decode(errors="replace"), kind))
 
     def _ended(self) -> None:
-        self.complete = True
+        self._complete = True
 
 
 async def parts(exchange: Exchange) -> AsyncGenerator[Part | bytes]:
     """The parts of the request's form: each `Part`, then the pieces of its content.
 
     Raises:
-        InvalidRequest: the body is no such form, or is cut short. ClientGone; HttpError.
+        InvalidRequest: the form is damaged or cut short. ClientGone; HttpError.
     """
-    from python_multipart.exceptions import FormParserError
-    from python_multipart.multipart import MultipartParser, parse_options_header
-
-    kind, options = parse_options_header(exchange.headers.get(b"content-type"))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidRequest("the body must be multipart/form-data with a boundary: send the file as a form upload")
-    reading = _Reading()
-    try:
-        parser = MultipartParser(options[b"boundary"], reading.callbacks())  # type: ignore[arg-type] # its TypedDict
-        async for piece in exchange.pieces():
-            parser.write(piece)
-            for found in reading.found:
-                yield found
-            reading.found.clear()
-    except FormParserError as error:
-        raise InvalidRequest(f"the body is not well-formed multipart/form-data: {error}") from None
-    if not reading.complete:
-        raise InvalidRequest("the form is cut short: its closing boundary never came")
+    reader = FormReader(exchange)
+    async for piece in exchange.pieces():
+        for found in reader.feed(piece):
+            yield found
+    reader.finish()

@@ -2,7 +2,7 @@
 
     <root>/.store/blobs/sha256-...      whole files, also hard-linked into the models that use them
     <root>/.store/partial/sha256-...    files that are being fetched; kept, so that fetching can go on
-    <root>/.store/work/                 uploads, models being put together, models being deleted
+    <root>/.store/drafts/               uploads, models being put together, models being deleted
     <root>/<name>/<version>/            the models
 
 Everything of one root lies on one file system, so that linking and renaming work. A file of a model is never changed
@@ -47,11 +47,11 @@ class FolderDepot:
 
     def check_writable(self) -> None:
         try:
-            for folder in ("blobs", "partial", "work"):
+            for folder in ("blobs", "partial", "drafts"):
                 (self._store / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._read_only(error) from None
-        if not os.access(self._store / "work", os.W_OK):
+        if not os.access(self._store / "drafts", os.W_OK):
             raise self._read_only(PermissionError(errno.EACCES, "permission denied"))
 
     def _read_only(self, error: OSError) -> Forbidden:
@@ -96,7 +96,7 @@ class FolderDepot:
             raise disk_full(f"{wanted >> 20} MB are needed and {free >> 20} MB are free in {self._root}")
 
     def _work(self) -> Path:
-        return self._store / "work" / uuid.uuid4().hex
+        return self._store / "drafts" / uuid.uuid4().hex
 
     # -- models --------------------------------------------------------------------------------------------------
 
@@ -183,7 +183,7 @@ class FolderDepot:
                 blob.unlink()
 
     def prune(self) -> None:
-        limits = {"blobs": _UNUSED_BLOB_S, "work": _UNUSED_BLOB_S, "partial": _UNUSED_PARTIAL_S}
+        limits = {"blobs": _UNUSED_BLOB_S, "drafts": _UNUSED_BLOB_S, "partial": _UNUSED_PARTIAL_S}
         for name, limit_s in limits.items():
             folder = self._store / name
             for path in folder.iterdir() if folder.is_dir() else ():
