@@ -115,31 +115,35 @@ class Reading:
     def _measure(self, packets: Iterator[Any], said_fps: float) -> None:
         times: list[int] = []
         keys: list[int] = []
-        end = 0
+        count = end = 0
         most = int(self._limits.max_s * _PACKETS_PER_S) + _SPARE_PACKETS
         try:
             for packet in packets:
-                at = packet.pts if packet.pts is not None else packet.dts
-                if at is None or not packet.size:
+                if not packet.size:
+                    continue
+                count += 1
+                at = packet.pts
+                if at is None:
                     continue
                 times.append(at)
                 end = max(end, at + (packet.duration or 0))
                 if packet.is_keyframe:
                     keys.append(at)
-                if len(times) > most:
+                if count > most:
                     raise VideoRefused(f"a video of more than {most} pictures: cut it")
                 self._check_time()
         except _av().FFmpegError:
             if not times:
                 raise
         if not times:
-            raise VideoRefused("a video without any picture: send another")
+            what = "whose pictures have no times: convert it to MP4" if count else "without any picture: send another"
+            raise VideoRefused(f"a video {what}")
         base = float(self._base)
         self._start = min(times)
-        self._packets = len(times)
+        self._packets = count
         self._keys = sorted((at - self._start) * base for at in keys)
         span = (max(times) - self._start) * base
-        self._fps = (len(times) - 1) / span if span > 0 else said_fps or _FALLBACK_FPS
+        self._fps = (count - 1) / span if span > 0 else said_fps or _FALLBACK_FPS
         self._duration = max((end - self._start) * base, span + 1 / self._fps)
 
     def _check_whole(self, said_frames: int, said_s: float) -> None:
@@ -147,7 +151,9 @@ class Reading:
         if self._format not in _TRUSTED_TOTALS:
             return
         if self._packets < said_frames * _LEAST_SHARE:
-            raise VideoRefused(f"a video that is cut off: {self._packets} of {said_frames} pictures came: send it again")
+            raise VideoRefused(
+                f"a video that is cut off: {self._packets} of {said_frames} pictures came: send it again"
+            )
         if self._duration + 1.0 < said_s * _LEAST_SHARE:
             raise VideoRefused(
                 f"a video that is cut off after {self._duration:.1f} of {said_s:.1f} seconds: send it again"
