@@ -22,7 +22,7 @@ import uvicorn
 
 from inference_engine.adapters.http.app import create_app
 from inference_engine.adapters.http.protocol import ShortWayProtocol
-from inference_engine.bootstrap import stateful
+from inference_engine.bootstrap import analysis_of, stateful
 from inference_engine.core.settings import Settings
 from inference_engine.domain.errors import EngineError, ModelLoadFailed
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -146,6 +146,7 @@ class World:
             self._system,
             VERSION,
             self.stateful,
+            analysis_of(self.settings, self.models, self.inference, time.monotonic),
             time.monotonic,
             *((console_dist,) if console_dist else ()),
         )

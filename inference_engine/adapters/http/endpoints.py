@@ -25,7 +25,8 @@ class ErrorAnswer(NamedTuple):
 class Doc(msgspec.Struct, frozen=True):
     """What OpenAPI tells of an endpoint. `request` and `response` are msgspec types, the examples plain values.
 
-    `request_type` and `response_type` are media types.
+    `request_type` and `response_type` are media types. `form` is the same request as
+    multipart/form-data, where that is taken too.
     """
 
     summary: str
@@ -37,6 +38,7 @@ class Doc(msgspec.Struct, frozen=True):
     request_type: str = "application/json"
     response_type: str = "application/json"
     errors: tuple[int, ...] = ()
+    form: Any = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):
