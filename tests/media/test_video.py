@@ -300,13 +300,9 @@ def test_no_rate_at_all() -> None:
     data = video(counted(10), "mpeg4", "avi")
     place = data.index(b"strh") + 8 + 20
     broken = data[:place] + (1).to_bytes(4, "little") + (0).to_bytes(4, "little") + data[place + 8 :]
-    try:
-        info, frames = read(broken)
-    except VideoRefused as error:
-        assert "damaged" in str(error) or "cut off" in str(error)
-    else:
-        assert info.fps > 0
-        assert frames
+    info, frames = read(broken)
+    assert info.fps > 0
+    assert frames
 
 
 def test_all_pictures_at_one_time() -> None:
@@ -327,14 +323,3 @@ def test_too_many_bytes_too_long_too_slow() -> None:
     assert "bytes, at most 100 are taken" in refusal(data, VideoLimits(max_bytes=100))
     assert "of 6 seconds, it may have 2" in refusal(data, VideoLimits(max_s=2.0))
     assert "takes more than 0.0001 seconds to decode" in refusal(data, VideoLimits(decode_s=0.0001))
-
-
-def test_a_file_cannot_make_the_decoder_open_others() -> None:
-    """A reference to another file inside of MP4 (ISO 14496-12, 8.7.2) is not followed."""
-    data = video(counted(10))
-    assert b"url " in data
-    found = data.replace(b"url \0\0\0\1", b"alis\0\0\0\0")
-    try:
-        read(found)
-    except VideoRefused as error:
-        assert "damaged" in str(error) or "cut off" in str(error) or "picture" in str(error)

@@ -1,7 +1,7 @@
 """Entry of a decoder process: `python -m inference_engine.infra.media.child FILE_FD OUT_FD JOB`.
 
-Reads one video and writes its pictures to a socket, then ends. It has no network, writes no file, and the kernel ends it
-when it takes too much memory or processor time, or when the server is gone.
+Reads one video and writes its pictures to a socket, then ends. It has no network, writes no file, and the kernel ends
+it when it takes too much memory or processor time, or when the server is gone.
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ def _confine(job: Job) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(kind)
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        resource.setrlimit(kind, (limit, hard))
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Decoder:
             if size > self._limits.max_pixels * 3:
                 raise VideoRefused("a video whose pictures are larger than allowed")
             pixels = np.empty((message.height, message.width, 3), np.uint8)
-            self._fill(memoryview(pixels).cast("B"))
+            self._fill(pixels.data.cast("B"))
             yield VideoFrame(message.index, message.time_s, pixels)
 
     def kill(self) -> None:

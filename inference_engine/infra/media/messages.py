@@ -1,4 +1,5 @@
-"""What a decoder process is told and what it says: a header of two lengths, a msgpack message, and pixels as they are."""
+"""What a decoder process is told and what it says: a header of two lengths, a msgpack message, and pixels as they
+are."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Reads a video with PyAV: what it holds, and its sampled pictures. Blocking; trusts nothing that the file says.
 
-A first pass reads all packets without decoding any: so the duration, the number of pictures and the places of the key frames
-are known, whatever the header claims. The second pass decodes, and leaps to the last key frame before a wanted picture
-where that saves work. Runs in a process of its own (see `child.py`): decoders of untrusted files crash now and then.
+A first pass reads all packets without decoding any: so the duration, the number of pictures and the places of the key
+frames are known, whatever the header claims. The second pass decodes, and leaps to the last key frame before a wanted
+picture where that saves work. Runs in a process of its own (see `child.py`): decoders of untrusted files crash now and
+then.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class Reading:
     def _measure(self, packets: Iterator[Any], said_fps: float) -> None:
         times: list[int] = []
         keys: list[int] = []
-        count = end = 0
+        count = 0
+        end = 0
         most = int(self._limits.max_s * _PACKETS_PER_S) + _SPARE_PACKETS
         try:
             for packet in packets:
@@ -182,12 +184,11 @@ class Reading:
             keys = self._keys or [0.0]
             count = min(len(keys), most)
             return [keys[i * len(keys) // count] for i in range(count)]
-        count = sampling.count
-        if count is None:
+        if sampling.count is None:
             every_s = max(sampling.every_s or 1.0, self._duration / most)
             end_s = self._duration - 0.5 / self._fps
             return [i * every_s for i in range(most) if i * every_s < end_s] or [0.0]
-        count = min(count, most, self._packets)
+        count = min(sampling.count, most, self._packets)
         return [(i + 0.5) * self._duration / count for i in range(count)]
 
     def _picked(self) -> Iterator[tuple[float, Any]]:
@@ -203,7 +204,7 @@ class Reading:
                 key_s = self._leap(now_s, wanted[0])
                 if key_s is not None:
                     container.seek(self._start + round(key_s / float(self._base)), stream=stream, backward=True)
-                for now_s, frame in self._decoding(container, stream):  # noqa: B020 - goes on from where it is
+                for now_s, frame in self._decoding(container, stream):
                     if now_s < wanted[0] - slack_s:
                         last = now_s, frame
                         continue
@@ -335,7 +336,7 @@ def _said_duration(container: Any, stream: Any) -> float:
 
 def _turn(frame: Any) -> int:
     """How far the stored picture must be turned counter-clockwise to be upright: 0, 90, 180 or 270 degrees."""
-    return round(frame.rotation / 90) * 90 % 360
+    return int(round(frame.rotation / 90) * 90 % 360)
 
 
 def _scaled_size(wide: int, high: int, size: FrameSize) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""Preprocess steps for videos: `video.frames`, which samples clips, and `video.normalize`, which lays them out in floats.
+"""Preprocess steps for videos: `video.frames`, which samples clips, and `video.normalize`, which lays them out in
+floats.
 
 Between the two, clips are uint8 [-1, frames, height, width, 3] in RGB. Each file is decoded in a process of its own.
 """
@@ -25,8 +26,8 @@ _LIMITS = VideoLimits()
 class Frames(msgspec.Struct, frozen=True):
     """The client sends video files as bytes; the model gets `count` pictures of each, `width` x `height`.
 
-    Spread evenly over the whole video, or, with `every_s`, its first ones so many seconds apart. A video with fewer pictures
-    repeats its last one.
+    Spread evenly over the whole video, or, with `every_s`, its first ones so many seconds apart. A video with fewer
+    pictures repeats its last one.
     """
 
     side: ClassVar[Side] = "preprocess"
@@ -118,10 +119,8 @@ class Normalize(msgspec.Struct, frozen=True):
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
-        values = tensors[name].astype(np.float64 if self.to == "float64" else np.float32)
-        kind = values.dtype
-        values *= np.array(self.scale, kind)
-        values -= np.array(self.mean, kind)
-        values /= np.array(self.std, kind)
+        kind = np.dtype(np.float64 if self.to == "float64" else np.float32)
+        values = tensors[name] * kind.type(self.scale)
+        values = (values - np.array(self.mean, kind)) / np.array(self.std, kind)
         found = values.transpose(["nthwc".index(letter) for letter in self.layout])
         return {**tensors, name: np.ascontiguousarray(found, dtype=self.to)}
