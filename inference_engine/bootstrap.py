@@ -22,6 +22,7 @@ from inference_engine.domain.hardware import Hardware
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.model_store import ModelSource, RemoteFile, RemoteModel, RemoteName
 from inference_engine.domain.ports import ExecutorFactory, ModelRepository, RouteStore, RuntimeInfo
+from inference_engine.domain.video import VideoLimits
 from inference_engine.infra.choices_file import ChoicesFile
 from inference_engine.infra.executors.environment import RunnerEnvironment
 from inference_engine.infra.executors.factory import Executors
@@ -29,6 +30,7 @@ from inference_engine.infra.executors.interpreters import ModelInterpreters
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
+from inference_engine.infra.media.reader import ProcessVideoReader
 from inference_engine.infra.model_facts import FileFacts
 from inference_engine.infra.model_store.depot import FolderDepot
 from inference_engine.infra.native_build import NativeBuild
@@ -40,6 +42,7 @@ from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.access import AccessService
 from inference_engine.services.analysis import Analysis
 from inference_engine.services.analysis.images import ImageAnalyzer, ImageLimits
+from inference_engine.services.analysis.video import VideoAnalyzer
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService
@@ -129,7 +132,20 @@ def analysis_of(
     limits = ImageLimits(
         settings.image_max_count, int(settings.image_max_mb * (1 << 20)), int(settings.image_max_megapixels * 1e6)
     )
-    return Analysis(ImageAnalyzer(models, inference, clock, limits))
+    images = ImageAnalyzer(models, inference, clock, limits)
+    return Analysis(images, VideoAnalyzer(models, inference, images, video_reader(settings), clock))
+
+
+def video_reader(settings: Settings) -> ProcessVideoReader:
+    """Decodes videos within the limits of `settings`; no process is started before the first video."""
+    limits = VideoLimits(
+        int(settings.video_max_mb * (1 << 20)),
+        settings.video_max_s,
+        int(settings.video_max_megapixels * 1e6),
+        settings.video_max_frames,
+        settings.video_decode_s,
+    )
+    return ProcessVideoReader(limits, settings.video_concurrency)
 
 
 class _LaterSources:

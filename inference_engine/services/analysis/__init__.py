@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from inference_engine.services.analysis.images import ImageAnalyzer
+from inference_engine.services.analysis.video import VideoAnalyzer
 
 
 class Analysis(NamedTuple):
     """The use cases of this package, as they are handed to those who offer them."""
 
     images: ImageAnalyzer
+    videos: VideoAnalyzer
