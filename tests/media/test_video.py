@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from inference_engine.domain.video import FrameSize, VideoFrame, VideoInfo, VideoLimits, VideoSampling
+from inference_engine.infra.media.containers import VideoRefused
 from inference_engine.infra.media.decoder import Decoder
-from inference_engine.infra.media.video import Reading, VideoRefused
+from inference_engine.infra.media.video import Reading
 from tests.fixtures.videos import counted, sound, video
 
 EVERY = VideoSampling(every_s=0.1)

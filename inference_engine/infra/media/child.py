@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 
 from inference_engine.domain.tensors import Array
+from inference_engine.infra.media.containers import VideoRefused
 from inference_engine.infra.media.messages import HEADER, Finished, Job, Message, Opened, Picture, Refused, encode
-from inference_engine.infra.media.video import Reading, VideoRefused
+from inference_engine.infra.media.video import Reading
 
 _PR_SET_PDEATHSIG = 1
 _SPARE_S = 10

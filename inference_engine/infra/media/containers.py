@@ -15,11 +15,15 @@ _ASF = bytes.fromhex("3026b2758e66cf11")
 _IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 
 
+class VideoRefused(ValueError):
+    """It is no video, damaged, or beyond a limit; the text goes on after "holds"."""
+
+
 def container_format(head: bytes) -> str:
     """FFmpeg's name of the demuxer for a file that begins with `head` (at least 600 bytes where there are so many).
 
     Raises:
-        ValueError: it is no video that is read here; the text goes on after "holds".
+        VideoRefused: it is no video that is read here.
     """
     if head[4:8] in _BOXES:
         return "mov"
@@ -40,7 +44,7 @@ def container_format(head: bytes) -> str:
     if len(head) > 2 * _TS_PACKET and all(head[at] == 0x47 for at in (0, _TS_PACKET, 2 * _TS_PACKET)):
         return "mpegts"
     if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        raise ValueError("an image, not a video: send it as an image")
+        raise VideoRefused("an image, not a video: send it as an image")
     if not head:
-        raise ValueError("an empty file: send a video")
-    raise ValueError(f"no video that can be read: send {READABLE}")
+        raise VideoRefused("an empty file: send a video")
+    raise VideoRefused(f"no video that can be read: send {READABLE}")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import msgspec
@@ -16,6 +17,7 @@ import numpy as np
 from inference_engine.domain.errors import RuntimeMissing
 from inference_engine.domain.video import FrameSize, VideoFrame, VideoInfo, VideoLimits, VideoSampling
 from inference_engine.infra.executors.process import environment_without_secrets
+from inference_engine.infra.media.containers import VideoRefused
 from inference_engine.infra.media.messages import (
     HEADER,
     MAX_MESSAGE,
@@ -27,7 +29,6 @@ from inference_engine.infra.media.messages import (
     Refused,
     decode,
 )
-from inference_engine.infra.media.video import VideoRefused
 from inference_engine.infra.runner.arena import create_file
 
 _SILENCE_S = 60.0
@@ -79,6 +80,7 @@ class Decoder:
             os.close(file_fd)
         ours.settimeout(limits.decode_s + _SILENCE_S)
         self._socket = ours
+        self._reading = threading.Lock()
 
     def begin(self) -> tuple[VideoInfo, int]:
         """Waits until the process has looked the file through: what it holds, and how many pictures will come.
@@ -118,7 +120,8 @@ class Decoder:
         """End the process and wait for its end, which is short."""
         self._popen.kill()
         self._popen.wait()
-        self._socket.close()
+        with self._reading:  # whoever reads finds the end of the stream first
+            self._socket.close()
 
     def _next(self) -> tuple[Message, int]:
         body_bytes, pixel_bytes = HEADER.unpack(self._read(HEADER.size))
@@ -140,8 +143,9 @@ class Decoder:
     def _fill(self, view: memoryview) -> None:
         while view:
             try:
-                count = self._socket.recv_into(view)
-            except (TimeoutError, ConnectionError):
+                with self._reading:
+                    count = self._socket.recv_into(view)
+            except OSError:  # it was silent for too long, or is closed
                 count = 0
             if not count:
                 raise VideoRefused(self._death())

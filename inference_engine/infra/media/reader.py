@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from inference_engine.domain.errors import InvalidRequest, QueueFull
 from inference_engine.domain.video import FrameSize, VideoFrame, VideoInfo, VideoLimits, VideoSampling, check_sampling
-from inference_engine.infra.media.decoder import Decoder, require_av
-from inference_engine.infra.media.video import VideoRefused
+from inference_engine.infra.media.containers import VideoRefused
+
+if TYPE_CHECKING:
+    from inference_engine.infra.media.decoder import Decoder
 
 Result = TypeVar("Result")
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -33,7 +35,6 @@ class ProcessVideoReader:
     async def open(
         self, data: bytes, sampling: VideoSampling, size: FrameSize, field: str
     ) -> AsyncGenerator[_OpenVideo]:
-        require_av()
         check_sampling(sampling, self.limits, "sample")
         async with self._slot():
             decoder = await self._started(data, sampling, size, field)
@@ -69,6 +70,9 @@ class ProcessVideoReader:
             self._slots.release()
 
     async def _started(self, data: bytes, sampling: VideoSampling, size: FrameSize, field: str) -> Decoder:
+        from inference_engine.infra.media.decoder import Decoder, require_av
+
+        require_av()
         starting = self._pool.submit(Decoder, data, sampling, size, self.limits)
         try:
             with _naming(field):

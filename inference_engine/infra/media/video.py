@@ -19,7 +19,7 @@ import numpy as np
 
 from inference_engine.domain.tensors import Array
 from inference_engine.domain.video import FrameSize, VideoFrame, VideoInfo, VideoLimits, VideoSampling
-from inference_engine.infra.media.containers import CODECS, container_format
+from inference_engine.infra.media.containers import CODECS, VideoRefused, container_format
 
 _HEAD_BYTES = 600
 _PACKETS_PER_S = 240
@@ -31,10 +31,6 @@ _WORTH_A_LEAP_S = 0.5
 _INDEXED = ("mov", "matroska", "avi")
 """Where a leap ends at the key frame that was meant."""
 _TRUSTED_TOTALS = ("mov", "matroska", "avi", "asf", "flv")
-
-
-class VideoRefused(ValueError):
-    """It is no video, damaged, or beyond a limit; the text goes on after "holds"."""
 
 
 class Reading:

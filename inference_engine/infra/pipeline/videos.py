@@ -16,8 +16,8 @@ from inference_engine.domain.model import TensorSpec
 from inference_engine.domain.pipeline import FLOATS, Side, Specs, choose, require_dtype
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.video import Fit, FrameSize, VideoLimits, VideoSampling
+from inference_engine.infra.media.containers import VideoRefused
 from inference_engine.infra.media.decoder import Decoder, require_av
-from inference_engine.infra.media.video import VideoRefused
 
 Length = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 _LIMITS = VideoLimits()

@@ -115,15 +115,14 @@ def distance_iou(one: Array, other: Array) -> Array:
     """DIoU of every pair of boxes, float64 [n, m] in (-1, 1]: IoU less (distance / diagonal of both together)
     squared."""
     a, b = one[:, None, :], other[None, :, :]
-    inner: Array = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(
-        axis=-1
-    )
+    inner = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None).prod(axis=-1)
     areas = np.clip(one[:, 2:] - one[:, :2], 0, None).prod(-1)[:, None] + np.clip(
         other[:, 2:] - other[:, :2], 0, None
     ).prod(-1)
     both = np.maximum(a[..., 2:], b[..., 2:]) - np.minimum(a[..., :2], b[..., :2])
     apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
-    return inner / np.maximum(areas - inner, 1e-9) - (apart**2).sum(-1) / np.maximum((both**2).sum(-1), 1e-9)
+    found: Array = inner / np.maximum(areas - inner, 1e-9) - (apart**2).sum(-1) / np.maximum((both**2).sum(-1), 1e-9)
+    return found
 
 
 def assignment(costs: Array) -> list[tuple[int, int]]:

@@ -11,12 +11,13 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
+from inference_engine.core.deadline import Deadline
 from inference_engine.domain.analysis import (
     MAX_TOP_K,
     MODEL_TASKS,
@@ -27,7 +28,7 @@ from inference_engine.domain.analysis import (
     TaskReport,
 )
 from inference_engine.domain.answers import Answer
-from inference_engine.domain.errors import InvalidRequest, UnsupportedTask
+from inference_engine.domain.errors import DeadlineExceeded, InvalidRequest, UnsupportedTask
 from inference_engine.domain.requests import Call, Chat, ImagePart, Message, Part, Predict, Sampling, TextPart
 from inference_engine.domain.results import Served
 from inference_engine.domain.tensors import Array
@@ -123,6 +124,19 @@ class VideoAnalyzer:
 
         Closing it ends the decoder and what the models still compute. Raises what `analyze` does.
         """
+        left_s = None if call.deadline_s is None else call.deadline_s - self._clock()
+        with closing(Deadline(left_s)) as deadline:
+            async with aclosing(self._events(request, call)) as events:
+                while True:
+                    try:
+                        event = await deadline.wait(anext(events))
+                    except StopAsyncIteration:
+                        return
+                    except TimeoutError:
+                        raise DeadlineExceeded("the video was not done within the deadline of this request") from None
+                    yield event
+
+    async def _events(self, request: AnalyzeVideo, call: Call) -> AsyncGenerator[VideoEvent]:
         started = self._clock()
         self.check(request)
         plan = await self._planned(request)
