@@ -226,6 +226,7 @@ class Reading:
     def _decoder(self, container: Any) -> Any:
         stream = _video_stream(container)
         context = stream.codec_context
+        context.thread_type = "AUTO"
         context.thread_count = _THREADS
         if self._keyframes_only:
             context.skip_frame = "NONKEY"
