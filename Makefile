@@ -61,7 +61,7 @@ clean:
 
 .venv/server.stamp: .venv/pip.stamp pyproject.toml
 	@echo "Installing the server into .venv ..."
-	$(PIP) --editable '.[images]'
+	$(PIP) --editable '.[images,video]'
 	@touch $@
 
 .venv/test.stamp: .venv/server.stamp
