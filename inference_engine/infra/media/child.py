@@ -1,7 +1,7 @@
 """Entry of a decoder process: `python -m inference_engine.infra.media.child FILE_FD OUT_FD JOB`.
 
-Reads one video and writes its pictures to a socket, then ends. It has no network, writes no file, and the kernel ends
-it when it takes too much memory or processor time, or when the server is gone.
+Reads one video, writes its pictures to a socket, and ends. It gets no secrets, can write no file and start no program with
+more rights, and the kernel ends it when it takes too much memory or processor time, or when the server is gone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from inference_engine.infra.media.containers import VideoRefused
 from inference_engine.infra.media.messages import HEADER, Finished, Job, Message, Opened, Picture, Refused, encode
 from inference_engine.infra.media.video import Reading
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_NICE = 5
+"""Decoding gives way to serving."""
 _SPARE_S = 10
 _SPARE_BYTES = 1 << 30
 _BYTES_PER_PIXEL = 128
@@ -62,13 +64,16 @@ def _say(out: socket.socket, message: Message, pixels: Array | None = None) -> N
 
 def _confine(job: Job) -> None:
     """Bounds what this process may take, so that a hostile file harms nobody else."""
+    os.nice(_NICE)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel = ctypes.CDLL(None)
+        kernel.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     memory = _SPARE_BYTES + job.limits.max_pixels * _BYTES_PER_PIXEL + job.limits.max_bytes
     seconds = math.ceil(job.limits.decode_s) + _SPARE_S
     for kind, limit in (
         (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
+        *(((resource.RLIMIT_AS, memory),) if sys.platform == "linux" else ()),  # macOS refuses it
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     ):
