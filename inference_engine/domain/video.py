@@ -16,6 +16,7 @@ from inference_engine.domain.tensors import Array
 
 Fit = Literal["stretch", "cover", "contain"]
 MAX_SIDE = 8192
+DEFAULT_FRAMES = 300
 DEFAULT_SIDE = 640
 """The longer side of sampled pictures where nothing else is said: models look at less than that."""
 
@@ -38,7 +39,7 @@ class VideoInfo(msgspec.Struct, frozen=True):
 
 
 class VideoSampling(msgspec.Struct, frozen=True):
-    """Which pictures: one every `every_s`, or `count` spread evenly, or only key frames; at most `max_frames`.
+    """Which pictures: one every `every_s`, or `count` spread evenly, or only key frames; at most `max_frames` (300).
 
     Where `max_frames` would be passed, the pictures lie further apart, so that the whole video is still seen.
     """
@@ -46,7 +47,7 @@ class VideoSampling(msgspec.Struct, frozen=True):
     every_s: float | None = None
     count: int | None = None
     keyframes: bool = False
-    max_frames: int = 300
+    max_frames: int | None = None
 
 
 class FrameSize(msgspec.Struct, frozen=True):

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import itertools
 import re
 import resource
+import sys
+import time
 import zipfile
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
 from fractions import Fraction
 
 import av
 import numpy as np
+import psutil
 import pytest
 
+from inference_engine.domain.errors import InvalidRequest, QueueFull, RuntimeMissing
 from inference_engine.domain.video import FrameSize, VideoFrame, VideoInfo, VideoLimits, VideoSampling
 from inference_engine.infra.media.containers import VideoRefused
 from inference_engine.infra.media.decoder import Decoder
+from inference_engine.infra.media.reader import ProcessVideoReader
 from inference_engine.infra.media.video import Reading
 from tests.fixtures.videos import counted, sound, video
 
@@ -343,3 +351,69 @@ def test_damaged_files_of_all_kinds_are_read_or_refused() -> None:
             with contextlib.suppress(VideoRefused):
                 reading = Reading(io.BytesIO(bytes(data)), EVERY, AS_IT_IS, VideoLimits(decode_s=20))
                 assert list(reading.frames())
+
+
+async def test_without_the_library_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(RuntimeMissing, match=r"inference-engine\[video\]"):
+        async with ProcessVideoReader(VideoLimits(), 1).open(b"", EVERY, AS_IT_IS, "video"):
+            pass
+
+
+async def test_a_bounded_number_is_decoded_and_waits() -> None:
+    """One place: a second video waits for it, and beyond eight that wait there is no room."""
+    reader = ProcessVideoReader(VideoLimits(), 1)
+    data = video(counted(10))
+    async with AsyncExitStack() as first:
+        opened = await first.enter_async_context(reader.open(data, EVERY, AS_IT_IS, "video"))
+        assert opened.info.frames == 10
+
+        async def count() -> int:
+            async with reader.open(data, EVERY, AS_IT_IS, "video") as other:
+                return len([frame async for frame in other.frames()])
+
+        waiting = [asyncio.create_task(count()) for _ in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await count()
+        assert not any(task.done() for task in waiting)
+        for task in waiting[1:]:
+            task.cancel()
+        await asyncio.gather(*waiting[1:], return_exceptions=True)
+    assert await waiting[0] == 10
+
+
+async def test_leaving_in_the_middle_ends_the_process() -> None:
+    reader = ProcessVideoReader(VideoLimits(), 1)
+    data = video(counted(60, 640, 480))
+    async with reader.open(data, EVERY, AS_IT_IS, "video") as opened, aclosing(opened.frames()) as frames:
+        assert (await anext(frames)).index == 0
+        (process,) = psutil.Process().children()
+    process.wait(5)
+    begun = asyncio.create_task(anext(aiter_of(reader, data)))
+    await asyncio.sleep(0.02)  # while the process starts
+    begun.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await begun
+    until = time.monotonic() + 5
+    while psutil.Process().children() and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+    assert not psutil.Process().children()
+
+
+async def aiter_of(reader: ProcessVideoReader, data: bytes) -> AsyncGenerator[VideoFrame]:
+    async with reader.open(data, EVERY, AS_IT_IS, "video") as opened:
+        async for frame in opened.frames():
+            yield frame
+
+
+async def test_errors_name_the_field() -> None:
+    reader = ProcessVideoReader(VideoLimits(max_frames=5), 1)
+    for data, sampling, param in (
+        (b"nothing", VideoSampling(), "clip"),
+        (video(counted(4)), VideoSampling(count=9), "sample.count"),
+    ):
+        with pytest.raises(InvalidRequest) as caught:
+            async with reader.open(data, sampling, AS_IT_IS, "clip"):
+                pass
+        assert caught.value.param == param

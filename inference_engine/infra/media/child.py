@@ -1,7 +1,7 @@
 """Entry of a decoder process: `python -m inference_engine.infra.media.child FILE_FD OUT_FD JOB`.
 
-Reads one video, writes its pictures to a socket, and ends. It gets no secrets, can write no file and start no program with
-more rights, and the kernel ends it when it takes too much memory or processor time, or when the server is gone.
+Reads one video, writes its pictures to a socket, and ends. It gets no secrets, can write no file and start no program
+with more rights, and the kernel ends it when it takes too much memory or processor time, or when the server is gone.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from inference_engine.domain.tensors import Array
-from inference_engine.domain.video import FrameSize, VideoFrame, VideoInfo, VideoLimits, VideoSampling
+from inference_engine.domain.video import DEFAULT_FRAMES, FrameSize, VideoFrame, VideoInfo, VideoLimits, VideoSampling
 from inference_engine.infra.media.containers import CODECS, VideoRefused, container_format
 
 _HEAD_BYTES = 600
@@ -175,7 +175,7 @@ class Reading:
 
     def _wanted(self, sampling: VideoSampling) -> list[float]:
         """The times of the pictures that are wanted, in order."""
-        most = min(sampling.max_frames, self._limits.max_frames)
+        most = min(sampling.max_frames or max(DEFAULT_FRAMES, sampling.count or 0), self._limits.max_frames)
         if sampling.keyframes:
             keys = self._keys or [0.0]
             count = min(len(keys), most)
