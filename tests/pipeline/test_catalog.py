@@ -66,7 +66,8 @@ def build(folder: Path, side: str, *entries: dict[str, Any], catalog: StepCatalo
 def test_every_declared_step_can_be_found() -> None:
     boxes = ("boxes.decode", "boxes.labels", "boxes.nms", "boxes.to_original")
     images = ("image.crop", "image.decode", "image.letterbox", "image.normalize", "image.resize")
-    assert CATALOG.names() == (*boxes, "cast", *images, "impute", "scale", "softmax", "threshold", "top_k")
+    videos = ("video.frames", "video.normalize")
+    assert CATALOG.names() == (*boxes, "cast", *images, "impute", "scale", "softmax", "threshold", "top_k", *videos)
     assert set(StepCatalog().names()) >= set(CATALOG.names()), "run pip install -e . again"
 
 

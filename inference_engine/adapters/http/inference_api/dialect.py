@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.endpoints import Dialect, Doc, Endpoint
-from inference_engine.adapters.http.inference_api import errors, examples, wire_images
+from inference_engine.adapters.http.inference_api import errors, examples, videos, wire_images
 from inference_engine.adapters.http.inference_api.images import Images
 from inference_engine.services.analysis import Analysis
 
@@ -13,7 +13,8 @@ _ERRORS = (400, 401, 404, 413, 415, 429, 500, 501, 503, 504)
 
 def dialect(analysis: Analysis, calls: Calls) -> Dialect:
     """The inference routes of the chat-service API."""
-    return Dialect("inference", "Inference", ("/inference/",), errors.render, (_image(Images(analysis.images, calls)),))
+    endpoints = (_image(Images(analysis.images, calls)), videos.endpoint(analysis.videos, calls))
+    return Dialect("inference", "Inference", ("/inference/",), errors.render, endpoints)
 
 
 def _image(images: Images) -> Endpoint:
