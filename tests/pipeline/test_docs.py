@@ -46,6 +46,19 @@ def test_the_second_manifest_is_read_and_its_steps_are_known(tmp_path: Path) -> 
     assert [placed.use for placed in pipeline.postprocess] == ["threshold", "softmax", "top_k"]
 
 
+def test_the_manifest_of_the_page_on_videos_fits_its_model(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "video.md").read_text()
+    (found,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "labels.txt").write_text("runs\nsits\n")
+    (tmp_path / "model.yaml").write_text(found)
+    manifest = read_manifest(tmp_path / "model.yaml", "actions", "1")
+    model = Signature((TensorSpec("clip", "float32", (-1, 3, 16, 112, 112)),), (TensorSpec("y", "float32", (-1, 2)),))
+    client = CATALOG.build(manifest.pipeline, tmp_path).preview(model)
+    assert client.inputs == (TensorSpec("clip", "bytes", (-1,)),)
+    assert [output.name for output in client.outputs] == ["labels", "scores"]
+
+
 def test_the_manifests_of_the_page_on_images_are_read_and_fit_their_models(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
     found = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
