@@ -72,6 +72,8 @@ def _through(step: Any, columns: list[Column]) -> list[Column]:
         return columns
     kind = type(step).__name__
     known = _KINDS.get(kind)
+    if kind == "FunctionTransformer" and step.func is None:  # how a fitted ColumnTransformer keeps "passthrough"
+        return columns
     if known is None or not type(step).__module__.startswith("sklearn."):
         raise ValueError(f"{kind} cannot be written into the file; these can: {', '.join(sorted(_KINDS))}")
     return known(step, columns)
@@ -157,7 +159,7 @@ def _scaler(read: Callable[[Any, int], Scaling]) -> Callable[[Any, list[Column]]
 
 
 def _standard(step: Any, place: int) -> Scaling:
-    return Scaling(_at(step.mean_, place, 0.0), _at(step.scale_, place, 1.0))
+    return Scaling(_at(step.mean_ if step.with_mean else None, place, 0.0), _at(step.scale_, place, 1.0))
 
 
 def _robust(step: Any, place: int) -> Scaling:
@@ -199,7 +201,10 @@ def _ordinal(step: Any, columns: list[Column]) -> list[Column]:
         unknown, value = "error", None
         if step.handle_unknown == "use_encoded_value":
             unknown, value = "value", _number(step.unknown_value)
-        missing = _number(step.encoded_missing_value) if None in found else msgspec.UNSET
+        missing: float | msgspec.UnsetType | None = msgspec.UNSET
+        if None in found:  # scikit-learn numbers None like any category, and NaN as it is told
+            is_none = any(one is None for one in list(step.categories_[place]))
+            missing = float(found.index(None)) if is_none else _number(step.encoded_missing_value)
         encode = Encoding("ordinal", categories, cast(Any, unknown), value, missing)
         made.append(_encoded(column, encode, dtype))
     return made
