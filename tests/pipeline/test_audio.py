@@ -206,6 +206,16 @@ def test_normalize_is_the_formula(clip: np.ndarray) -> None:
     np.testing.assert_allclose(found, (wide - wide.mean()) / np.sqrt(wide.var() + 1e-7), rtol=1e-5, atol=1e-6)
 
 
+def test_normalize_is_what_transformers_computes_for_wav2vec2() -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from transformers import Wav2Vec2FeatureExtractor
+
+    sound = tones((300, 0.1), (0, 0.05))
+    expected = Wav2Vec2FeatureExtractor(do_normalize=True)(sound, sampling_rate=16_000, return_tensors="np")
+    found = step("audio.normalize").apply(clips(sound))["x"]
+    np.testing.assert_allclose(found, expected["input_values"], atol=1e-5)
+
+
 def test_mono_is_the_mean() -> None:
     found = step("audio.mono", channels=2).apply(clips(np.array([[1, 2], [3, 6]], "f4")))["x"]
     assert found.tolist() == [[2, 4]]

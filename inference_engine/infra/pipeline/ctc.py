@@ -6,6 +6,7 @@ search is the prefix search of A. Hannun et al. (2014) without a language model.
 
 from __future__ import annotations
 
+import heapq
 import math
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from inference_engine.infra.pipeline.classes import read_labels
 from inference_engine.infra.pipeline.lengths import find_note, valid_places
 
 _NEVER = -math.inf
+_FAINT = 10.0
+"""Classes so much less likely than a time step's best one (e^-10) begin no prefix."""
 Prefix = tuple[int, ...]
 
 
@@ -107,7 +110,7 @@ class Decode(msgspec.Struct, frozen=True, dict=True):
         few = min(self.candidates, likely.shape[1])
         order = np.argsort(-likely, axis=1, kind="stable")[:, :few]
         for odds, best in zip(likely.tolist(), order.tolist(), strict=True):
-            beams = self._next(beams, odds, best)
+            beams = self._next(beams, odds, [kind for kind in best if odds[kind] > odds[best[0]] - _FAINT])
         prefix, (blank, label) = next(iter(beams.items()))
         return prefix, _sum(blank, label)
 
@@ -118,8 +121,11 @@ class Decode(msgspec.Struct, frozen=True, dict=True):
         found: dict[Prefix, tuple[float, float]] = {}
 
         def add(prefix: Prefix, blank: float, label: float) -> None:
-            before = found.get(prefix, (_NEVER, _NEVER))
-            found[prefix] = (_sum(before[0], blank), _sum(before[1], label))
+            before = found.get(prefix)
+            if before is None:
+                found[prefix] = (blank, label)
+            else:
+                found[prefix] = (_sum(before[0], blank), _sum(before[1], label))
 
         for prefix, (blank, label) in beams.items():
             both = _sum(blank, label)
@@ -131,8 +137,7 @@ class Decode(msgspec.Struct, frozen=True, dict=True):
                     add((*prefix, kind), _NEVER, blank + odds[kind])
                 else:
                     add((*prefix, kind), _NEVER, both + odds[kind])
-        ranked = sorted(found.items(), key=lambda item: -_sum(*item[1]))
-        return dict(ranked[: self.beam])
+        return dict(heapq.nlargest(self.beam, found.items(), key=lambda item: _sum(*item[1])))
 
     def _text(self, classes: Prefix) -> bytes:
         text = "".join(self._labels[kind] for kind in classes if self._labels[kind] not in self.ignore)
