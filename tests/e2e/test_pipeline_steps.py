@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,27 @@ def test_bad_input_is_named_and_good_input_still_served(
     with pytest.raises(InferenceServerException, match=words):
         infer.infer(model, sent(**inputs))
     assert infer.infer("letters", sent(x=[written("b")])).as_numpy("texts")[0] == b"b"
+
+
+def test_many_clients_at_once_get_their_own(live: LiveServer) -> None:
+    """Requests are merged, whatever their clips' lengths; a damaged one among them spoils nobody else's."""
+    spellings = ["a", "b.b", "cab", "a.b.c.a", "c"] * 8
+
+    def ask(spelling: str) -> bytes:
+        client = triton.InferenceServerClient(live.url.removeprefix("http://"))
+        return bytes(client.infer("letters", sent(x=[written(spelling)])).as_numpy("texts")[0])
+
+    def spoil(_: int) -> str:
+        client = triton.InferenceServerClient(live.url.removeprefix("http://"))
+        with pytest.raises(InferenceServerException) as caught:
+            client.infer("letters", sent(x=[written("abc")[:-50]]))
+        return str(caught.value)
+
+    with ThreadPoolExecutor(24) as pool:
+        spoiled = [pool.submit(spoil, at) for at in range(4)]
+        found = list(pool.map(ask, spellings))
+        assert all("row 0 holds a recording that is cut off" in future.result() for future in spoiled)
+    assert found == [spelling.replace(".", "").encode() for spelling in spellings]
 
 
 def test_the_python_api_raises_the_same(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 import sys
 import time
@@ -14,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from inference_engine.domain.errors import InvalidManifest, InvalidTensor, RuntimeMissing
 from inference_engine.domain.model import PipelineSpec, Signature, TensorSpec
 from inference_engine.domain.pipeline import Pipeline
-from tests.fixtures.tiny_sound import FORMATS, LOSSLESS, sound_file, tones, wav_header
+from tests.fixtures.tiny_sound import ALSO_READ, FORMATS, LOSSLESS, film, sound_file, tones, wav_header, with_cover
 from tests.pipeline.conftest import CATALOG, NO_FOLDER, step
 
 RATE = 16_000
@@ -91,6 +93,24 @@ def test_resampling_gives_the_length_that_fits(parts: list[int]) -> None:
     assert [len(one) for one in found] == [2 * size for size in parts]
 
 
+@pytest.mark.parametrize("kind", ALSO_READ)
+def test_other_codecs_of_these_formats_are_read(kind: str) -> None:
+    assert abs(len(decoded(sound_file(TONE, kind))) - RATE) <= 16
+
+
+def test_what_stands_beside_the_sound_is_not_looked_at() -> None:
+    assert len(decoded(film(sound=True))) == pytest.approx(RATE, rel=0.1)
+    cover = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(cover, "JPEG")
+    mp3 = sound_file(TONE, "mp3")
+    np.testing.assert_array_equal(decoded(with_cover(mp3, cover.getvalue())), decoded(mp3))
+    data = GOOD["wav"]
+    at = data.index(b"data") + 4
+    for size in (b"\0\0\0\0", b"\xff\xff\xff\xff"):  # written by a program that could not go back
+        assert len(decoded(data[:at] + size + data[at + 4 :])) == RATE
+    assert len(decoded(data + b"LIST\x04\0\0\0INFO")) == RATE
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 SILENCE = bytes(2 * 16_000)
@@ -111,6 +131,9 @@ def test_cut_files_are_refused(kind: str, cut: float) -> None:
         (b"#EXTM3U\nhttp://localhost/x.wav", {}, "no sound that can be read"),
         ("text", {}, "is text, send a sound file's bytes"),
         (b"RIFF\x10\0\0\0WAVEfmt ", {}, "cut off"),
+        (film(sound=False), {}, "a file without sound"),
+        (sound_file(TONE, "adpcm"), {}, "sound in adpcm_ms, which is not read: send another format"),
+        (sound_file(TONE, "mp2"), {}, "sound in mp2|no sound that can be read"),
         (wav_header(16_000, 1, b""), {}, "without any sound|cannot be read"),
         (wav_header(16_000, 1, SILENCE, 10**9), {}, "cut off"),
         (wav_header(1, 1, SILENCE), {}, "1 samples a second, 1000 to 768000 are read"),

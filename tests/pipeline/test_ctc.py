@@ -95,6 +95,23 @@ def texts_of(made: Any, tensors: dict[str, np.ndarray]) -> list[bytes]:
     return list(made.apply(tensors)["texts"].tolist())
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("beam", [1, 4])
+def test_numbers_that_are_no_logits_are_the_model_s_fault(folder: Path, value: float, beam: int) -> None:
+    with pytest.raises(InferenceFailed, match="output 'y' holds numbers that are no logits"):
+        texts(folder, np.full((1, 3, 5), value, np.float32), beam=beam)
+    never = path(1, 2)
+    never[never == 0] = -np.inf
+    assert texts(folder, never, beam=beam) == [b"ab"]
+
+
+def test_no_time_at_all_is_an_empty_text(folder: Path) -> None:
+    for beam in (1, 4):
+        made = step("ctc.decode", folder, labels="labels.txt", beam=beam, scores=True)
+        found = made.apply({"y": np.zeros((1, 0, 5), np.float32)})
+        assert (found["texts"].tolist(), found["scores"].tolist()) == ([b""], [0.0])
+
+
 Y = spec("y", "float32", -1, -1, 5)
 
 

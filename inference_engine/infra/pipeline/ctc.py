@@ -86,6 +86,8 @@ class Decode(msgspec.Struct, frozen=True, dict=True):
         scores = np.empty(len(given), np.float32)
         for row, (logits, size) in enumerate(zip(given, self._sizes(tensors, given), strict=True)):
             likely = _log_softmax(logits[:size])
+            if np.isnan(likely).any():
+                raise InferenceFailed(f"output {name!r} holds numbers that are no logits (NaN or infinite)", param=name)
             classes, scores[row] = self._greedy(likely) if self.beam == 1 else self._search(likely)
             texts[row] = self._text(classes)
         others = {key: value for key, value in tensors.items() if self.keep or key != name}
@@ -157,6 +159,7 @@ def _sum(one: float, other: float) -> float:
 
 
 def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=-1, keepdims=True, initial=-np.inf)
-    found: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # infinities that leave no probabilities become NaN
+        shifted = logits - logits.max(axis=-1, keepdims=True, initial=-np.inf)
+        found: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return found
