@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
@@ -233,6 +234,23 @@ def test_columns_get_what_the_whole_scikit_learn_pipeline_gives(infer: triton.In
     expected = churn().predict_proba(rows)
     np.testing.assert_allclose(answer.as_numpy("no"), expected[:, 0], atol=1e-9)
     np.testing.assert_allclose(answer.as_numpy("yes"), expected[:, 1], atol=1e-9)
+
+
+def test_texts_and_columns_may_come_as_json(live: LiveServer) -> None:
+    def ask(model: str, **columns: tuple[str, list[Any]]) -> dict[str, Any]:
+        inputs = [
+            {"name": name, "datatype": datatype, "shape": [len(data)], "data": data}
+            for name, (datatype, data) in columns.items()
+        ]
+        answer = httpx.post(f"{live.url}/v2/models/{model}/infer", json={"inputs": inputs}, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return {output["name"]: output["data"] for output in answer.json()["outputs"]}
+
+    assert ask("mood", text=("BYTES", ["good", "bad"]))["labels"] == ["good", "bad"]
+    row = {"age": ("FP64", [41.0]), "income": ("FP64", [52_000.0]), "city": ("BYTES", ["Łódź"])}
+    found = ask("member", **row)  # type: ignore[arg-type]
+    frame = table().head(1).assign(age=41.0, income=52_000.0, city="Łódź")
+    np.testing.assert_allclose([found["no"][0], found["yes"][0]], churn().predict_proba(frame)[0], rtol=1e-9)
 
 
 def test_named_columns_in_named_columns_out(infer: triton.InferenceServerClient, folder: Path) -> None:

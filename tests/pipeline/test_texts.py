@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidTensor, RuntimeMissing
-from inference_engine.domain.model import TensorSpec
-from tests.fixtures.tiny_steps import VOCABULARY, tiny_tokenizer
-from tests.pipeline.conftest import spec, step
+from inference_engine.domain.model import PipelineSpec, TensorSpec
+from tests.fixtures.tiny_steps import HIDDEN, VOCABULARY, text_onnx, tiny_tokenizer
+from tests.pipeline.conftest import Start, onnx_manifest, spec, step
 
 MODEL = spec("input_ids", "int64", -1, -1) | spec("attention_mask", "int64", -1, -1)
 TYPES = spec("token_type_ids", "int64", -1, -1)
@@ -140,6 +140,26 @@ def test_without_tokenizers_the_load_says_what_to_install(folder: Path, monkeypa
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(RuntimeMissing, match=r"pip install 'inference-engine\[text\]'"):
         tokenize(folder).preview(MODEL)
+
+
+async def test_both_executors_make_vectors_of_texts(kind: str, start: Start, folder: Path) -> None:
+    """Merged requests are padded together, and each gets what it gets alone."""
+    text_onnx(folder / "model.onnx")
+    steps = PipelineSpec(
+        ({"use": "text.tokenize", "file": "tokenizer.json", "max_length": 16},),
+        ({"use": "pool", "output": "hidden"}, {"use": "normalize", "output": "hidden"}),
+    )
+    executor, loaded = await start(kind, onnx_manifest(steps), folder)
+    assert loaded.signature is not None
+    assert loaded.signature.inputs == (TensorSpec("text", "bytes", (-1,)),)
+    short, long = batch(b"cat"), batch(b"the cat sat ?", b"good dogs")
+    merged = await executor.run([short, long], [1, 2])
+    alone = await executor.run([short], [1])
+    np.testing.assert_allclose(merged.outputs[0]["hidden"], alone.outputs[0]["hidden"], rtol=1e-6)
+    assert merged.outputs[1]["hidden"].shape == (2, HIDDEN)
+    with pytest.raises(InvalidTensor, match="input 'text' row 0 has 22 tokens") as caught:
+        await executor.run([batch(b"cat " * 20)], [1])
+    assert caught.value.param == "text"
 
 
 # -- pool, normalize -------------------------------------------------------------------------------------------------
