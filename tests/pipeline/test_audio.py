@@ -326,6 +326,65 @@ def test_other_log_mels_are_what_transformers_computes(options: dict[str, Any]) 
     np.testing.assert_allclose(made.apply(clips(noise.astype("f4")))["x"][0], expected, atol=2e-4)
 
 
+FBANK = {  # by frame and band, from the functions of transformers 5.23, as below
+    (0, 0): -0.11171,
+    (10, 18): 0.63702,
+    (45, 60): -0.17456,
+    (80, 90): 0.15621,
+    (117, 127): 0.29232,
+}
+
+
+@pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
+def test_fbank_is_what_transformers_computes_for_the_audio_spectrogram_transformer() -> None:
+    sound = tones((300, 0.4), (0, 0.1), (2500, 0.7)) + 0.01 * np.random.default_rng(6).standard_normal(19_200)
+    made = step("audio.fbank", rate=16_000, n_mels=128, mean=-4.2677393, std=9.1379948).apply(clips(sound.astype("f4")))
+    found = step("audio.pad_or_trim", length=1024, time="first", value=0.46703607).apply(made)["x"]
+    for (frame, band), value in FBANK.items():
+        assert found[0, frame, band] == pytest.approx(value, abs=1e-4)
+    pytest.importorskip("transformers", reason="transformers is not installed: only known values were compared")
+    expected = np.full((1024, 128), 4.2677393 / 9.1379948)
+    expected[:118] = (_kaldi(sound.astype("f4"), 128) + 4.2677393) / 9.1379948
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
+def _kaldi(sound: np.ndarray, mels: int) -> np.ndarray:
+    """Filter banks as ASTFeatureExtractor computes them where torchaudio is missing."""
+    from transformers import audio_utils
+
+    bank = audio_utils.mel_filter_bank(
+        257, mels, 20, 8000, 16_000, norm=None, mel_scale="kaldi", triangularize_in_mel_space=True
+    )
+    window = audio_utils.window_function(400, "povey", periodic=False)
+    found: np.ndarray = audio_utils.spectrogram(
+        sound, window, 400, 160, 512, 2.0, center=False, preemphasis=0.97, mel_filters=bank, log_mel="log",
+        mel_floor=1.192092955078125e-07, remove_dc_offset=True,
+    ).T  # fmt: skip
+    return found
+
+
+def test_fbank_counts_whole_frames_and_says_what_does_not_fit() -> None:
+    fbank = {"use": "audio.fbank", "rate": 16_000, "n_mels": 40}
+    made = pipeline(DECODE, PAD | {"length": 16_000}, fbank)
+    assert made.preview(model(-1, -1, 40)).inputs == (TensorSpec("x", "bytes", (-1,)),)
+    found = made.before(batch(GOOD["wav"], sound_file(tones((300, 0.25)), "flac")))
+    assert found["x"].shape == (2, 98, 40)
+    assert found["@x:lengths"].tolist() == [[98, 98], [23, 98]]
+    fbank_first = step("audio.fbank", rate=16_000, n_mels=40).apply(clips(TONE))
+    last = step("audio.fbank", rate=16_000, n_mels=40, time="last").apply(clips(TONE))["x"][0]
+    assert last.shape == (40, 98)
+    np.testing.assert_allclose(last, fbank_first["x"][0].T)
+    assert step("audio.fbank", rate=16_000).apply(clips(TONE[:3]))["x"].shape == (1, 1, 80)
+    for entry, words in [
+        (fbank | {"n_mels": 80}, r"gives \[-1, frames, mels\] with 80 mels"),
+        (fbank | {"high": 9000}, "high at most rate / 2"),
+        (fbank | {"hop_ms": 0.01}, "less than a sample"),
+        (fbank | {"std": 0}, "std not zero"),
+    ]:
+        with pytest.raises(InvalidManifest, match=words):
+            pipeline(DECODE, entry, PAD | {"time": "first"}).preview(model(-1, -1, 40))
+
+
 @given(sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=4), center=st.booleans(), drop=st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_a_clip_does_not_hear_its_neighbours(sizes: list[int], center: bool, drop: bool) -> None:

@@ -48,7 +48,7 @@ class Decode(msgspec.Struct, frozen=True):
         sound.require_av()
         name = choose(specs, self.input)
         spec = specs[name]
-        kind, rate = _sound(spec)
+        kind, rate = read_sound(spec)
         if kind != CLIPS:
             raise InvalidManifest(
                 f"tensor {name!r} is {kind} {list(spec.shape)}, recordings have different lengths: put "
@@ -71,7 +71,7 @@ class Decode(msgspec.Struct, frozen=True):
             clip = self._decoded(data, name, row, left)
             left -= clip.size
             found.append(clip)
-        return {**tensors, name: _gathered(found)}
+        return {**tensors, name: gathered(found)}
 
     def _decoded(self, data: object, name: str, row: int, left: int) -> Array:
         if not isinstance(data, bytes):
@@ -104,7 +104,7 @@ class Samples(msgspec.Struct, frozen=True):
     def preview(self, specs: Specs) -> Specs:
         name = choose(specs, self.input)
         spec = specs[name]
-        _, rate = _sound(spec)
+        _, rate = read_sound(spec)
         _require_rate(name, rate, self.rate)
         return {**specs, name: TensorSpec(name, "float32", spec.shape)}
 
@@ -126,13 +126,13 @@ class Mono(msgspec.Struct, frozen=True):
 
     def preview(self, specs: Specs) -> Specs:
         name = choose(specs, self.input)
-        kind, rate = _sound(specs[name])
+        kind, rate = read_sound(specs[name])
         rows, time = _one_channel(specs[name])
-        return {**specs, name: _spec(name, kind, rate, (rows, self.channels, time))}
+        return {**specs, name: sound_spec(name, kind, rate, (rows, self.channels, time))}
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
-        return {**tensors, name: _gathered([clip.mean(axis=0, dtype=np.float32) for clip in tensors[name]])}
+        return {**tensors, name: gathered([clip.mean(axis=0, dtype=np.float32) for clip in tensors[name]])}
 
 
 class Resample(msgspec.Struct, frozen=True):
@@ -147,20 +147,20 @@ class Resample(msgspec.Struct, frozen=True):
         sound.require_av()
         name = choose(specs, self.input)
         spec = specs[name]
-        kind, rate = _sound(spec)
+        kind, rate = read_sound(spec)
         _require_rate(name, rate, self.to)
         if spec.shape[-1] != ANY:
             raise InvalidManifest(
                 f"tensor {name!r} has shape {list(spec.shape)}, audio.resample changes the length: put "
                 "audio.pad_or_trim after it"
             )
-        return {**specs, name: _spec(name, kind, self.source, spec.shape)}
+        return {**specs, name: sound_spec(name, kind, self.source, spec.shape)}
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
         if self.source == self.to:
             return tensors
-        return {**tensors, name: _gathered([sound.resampled(clip, self.source, self.to) for clip in tensors[name]])}
+        return {**tensors, name: gathered([sound.resampled(clip, self.source, self.to) for clip in tensors[name]])}
 
 
 class Normalize(msgspec.Struct, frozen=True):
@@ -171,12 +171,12 @@ class Normalize(msgspec.Struct, frozen=True):
 
     def preview(self, specs: Specs) -> Specs:
         name = choose(specs, self.input)
-        kind, rate = _sound(specs[name])
-        return {**specs, name: _spec(name, kind, rate, specs[name].shape)}
+        kind, rate = read_sound(specs[name])
+        return {**specs, name: sound_spec(name, kind, rate, specs[name].shape)}
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
-        return {**tensors, name: _gathered([self._one(clip) for clip in tensors[name]])}
+        return {**tensors, name: gathered([self._one(clip) for clip in tensors[name]])}
 
     @staticmethod
     def _one(clip: Array) -> Array:
@@ -204,7 +204,7 @@ class PadOrTrim(msgspec.Struct, frozen=True):
         made = [side for side in (self.mask, self.lengths) if side is not None]
         name = choose([key for key in specs if key not in made], self.input)
         spec = specs[name]
-        kind, rate = _sound(spec)
+        kind, rate = read_sound(spec)
         if kind == CLIPS:
             raise InvalidManifest(f"tensor {name!r} needs no second audio.pad_or_trim")
         at = -1 if self.time == "last" else 1
@@ -218,7 +218,7 @@ class PadOrTrim(msgspec.Struct, frozen=True):
         shape_[at] = ANY
         others = {key: value for key, value in specs.items() if key not in made}
         note = lengths_note(name, spec.shape[0])
-        return {**others, name: _spec(name, CLIPS, rate, tuple(shape_)), note.name: note}
+        return {**others, name: sound_spec(name, CLIPS, rate, tuple(shape_)), note.name: note}
 
     def _check_side(self, specs: Specs, side: str, dimensions: int) -> None:
         spec = specs[choose(specs, side)]
@@ -286,7 +286,7 @@ class LogMel(msgspec.Struct, frozen=True, dict=True):
         name = choose(specs, self.input)
         self._check_options(name)
         spec = specs[name]
-        kind, _ = _sound(spec)
+        kind, _ = read_sound(spec)
         at = 1 if self.time == "last" else 2
         if len(spec.shape) != 3 or spec.shape[at] not in (ANY, self.n_mels):
             layout = "[-1, mels, frames]" if self.time == "last" else "[-1, frames, mels]"
@@ -295,11 +295,11 @@ class LogMel(msgspec.Struct, frozen=True, dict=True):
             )
         frames = spec.shape[3 - at]
         samples = ANY if frames == ANY else self._samples_for(frames)
-        return {**specs, name: _spec(name, kind, self.rate, (spec.shape[0], samples))}
+        return {**specs, name: sound_spec(name, kind, self.rate, (spec.shape[0], samples))}
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
-        found = {**tensors, name: _gathered([self._one(clip) for clip in tensors[name]])}
+        found = {**tensors, name: gathered([self._one(clip) for clip in tensors[name]])}
         note = lengths_note(name).name
         if note in tensors:  # padded before: its lengths are counted in samples
             found[note] = np.stack([self._frames_of(column) for column in tensors[note].T], axis=1)
@@ -354,7 +354,7 @@ class LogMel(msgspec.Struct, frozen=True, dict=True):
         return shape, mel.filters(self.n_mels, self.n_fft, self.rate, self.low, high, self.scale, by_area)
 
 
-def _sound(spec: TensorSpec) -> tuple[str, int | None]:
+def read_sound(spec: TensorSpec) -> tuple[str, int | None]:
     """Whether `spec` is `clips` or `sound`, which float32 is too; and the samples of a second, where they are known."""
     kind, _, rate = spec.dtype.partition("@")
     if kind in (CLIPS, SOUND):
@@ -365,7 +365,7 @@ def _sound(spec: TensorSpec) -> tuple[str, int | None]:
     return SOUND, None
 
 
-def _spec(name: str, kind: str, rate: int | None, shape: tuple[int, ...]) -> TensorSpec:
+def sound_spec(name: str, kind: str, rate: int | None, shape: tuple[int, ...]) -> TensorSpec:
     return TensorSpec(name, kind if rate is None else f"{kind}@{rate}", shape)
 
 
@@ -386,7 +386,7 @@ def _fits(shape: Sequence[int], wanted: Sequence[int]) -> bool:
     return all(ANY in pair or pair[0] == pair[1] for pair in zip(shape, wanted, strict=True))
 
 
-def _gathered(clips: list[Array]) -> Array:
+def gathered(clips: list[Array]) -> Array:
     """One array where all clips have one shape, else one array of arrays."""
     if len({clip.shape for clip in clips}) == 1:
         return np.stack(clips)

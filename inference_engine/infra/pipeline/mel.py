@@ -38,6 +38,16 @@ def filters(n_mels: int, n_fft: int, rate: int, low: float, high: float, scale: 
     return found * (2 / (edges[2:] - edges[:-2])) if by_area else found
 
 
+def kaldi_filters(n_mels: int, n_fft: int, rate: int, low: float, high: float) -> Array:
+    """Triangles [n_fft / 2 + 1, n_mels] of height 1 whose sides are straight on the mel scale (HTK's)."""
+    edges = np.linspace(_mels(np.array(low), "htk"), _mels(np.array(high), "htk"), n_mels + 2)
+    bins = _mels(np.linspace(0, rate / 2, n_fft // 2 + 1), "htk")[:, None]
+    width = edges[1] - edges[0]
+    found: Array = np.maximum(0, np.minimum(bins - edges[:-2], edges[2:] - bins) / width)
+    found[-1] = 0  # Kaldi leaves the highest bin out
+    return found
+
+
 def spectrum(samples: Array, shape: Array, hop: int, power: float, bank: Array) -> Array:
     """[frames, n_mels] of samples that are padded already: one frame for each `hop` that fits."""
     size = len(shape)
