@@ -94,6 +94,24 @@ def test_a_vocabulary_of_wordpiece_is_a_tokenizer(folder: Path) -> None:
     assert VOCABULARY[cased[0, 1]] == "[UNK]"
 
 
+def test_the_file_s_own_truncation_is_not_used_but_its_padding_token_is(tmp_path: Path) -> None:
+    import tokenizers
+
+    library = tokenizers.Tokenizer.from_file(str(tiny_tokenizer(tmp_path / "tokenizer.json")))
+    library.enable_truncation(4)
+    library.enable_padding(pad_id=9, length=12)
+    library.save(str(tmp_path / "tokenizer.json"))
+    texts = batch(b"the cat sat ?", b"dog")
+    found = tokenize(tmp_path).apply(texts)
+    assert found["input_ids"].shape == (2, 6)
+    assert found["input_ids"][1, 3:].tolist() == [9, 9, 9]
+    assert tokenize(tmp_path, pad_id=5).apply(texts)["input_ids"][1, 3:].tolist() == [5, 5, 5]
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    plain.save(str(tmp_path / "plain.json"))
+    with pytest.raises(InvalidManifest, match=r"plain.json does not tell which token is for padding: give pad_id"):
+        tokenize(tmp_path, file="plain.json").preview(MODEL)
+
+
 def test_detokenize_undoes_it(folder: Path) -> None:
     made = step("text.detokenize", folder, file="tokenizer.json")
     ids = tokenize(folder).apply(batch(b"the cats", b"dog"))["input_ids"]
