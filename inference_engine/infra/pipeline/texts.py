@@ -202,7 +202,8 @@ def read_tokenizer(file: Path, lowercase: bool) -> Any:
         raise InvalidManifest(f"file: {file} has more than {_MAX_FILE_BYTES} bytes, which no vocabulary has")
     try:
         if file.suffix == ".txt":
-            return tokenizers.BertWordPieceTokenizer(str(file), lowercase=lowercase)._tokenizer
+            words = tokenizers.models.WordPiece.read_file(str(file))  # by name, 0.22 cannot read it
+            return tokenizers.BertWordPieceTokenizer(words, lowercase=lowercase)._tokenizer
         return tokenizers.Tokenizer.from_file(str(file))
     except BaseException as error:  # a panic of the library is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
