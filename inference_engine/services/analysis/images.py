@@ -7,7 +7,6 @@ images of all requests share batches. Decodes nothing: that is the models' busin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
 
 import msgspec
 import numpy as np
@@ -23,11 +22,11 @@ from inference_engine.domain.analysis import (
     ImageTask,
     TaskReport,
 )
-from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import InvalidRequest, UnsupportedTask
 from inference_engine.domain.images import MAX_BYTES, MAX_PIXELS, checked_head
 from inference_engine.domain.requests import Call, Chat, ImagePart, Message, Predict, Sampling, TextPart
 from inference_engine.domain.results import Served, Usage
+from inference_engine.services.analysis.answering import whole
 from inference_engine.services.analysis.choosing import needed_for, served_for
 from inference_engine.services.analysis.outputs import image_input, labels_of, objects_of, vector_of
 from inference_engine.services.analysis.together import together
@@ -225,10 +224,7 @@ class ImageAnalyzer:
         started = self._clock()
         chat = Chat((Message("user", (image, TextPart(prompt))),), Sampling(max_tokens=max_tokens))
         generation = await self._inference.generate(target, chat, call)
-        answer = Answer()
-        async with aclosing(generation.deltas) as deltas:
-            async for delta in deltas:
-                answer.add(delta)
+        answer = await whole(generation)
         seconds = self._clock() - started
         return Found(Findings(description=answer.text), generation.served, 0.0, seconds, answer.usage)
 
