@@ -58,7 +58,7 @@ class AnalyzeImages(msgspec.Struct, frozen=True):
     model: str | None = None
     models: Mapping[ImageTask, str] = {}
     top_k: int | None = None
-    threshold: float = 0.0
+    threshold: float | None = None
     prompt: str = DEFAULT_PROMPT
     max_tokens: int | None = None
 

@@ -23,7 +23,7 @@ _TASKS = ("classify", "detect", "describe", "embed")
 )
 @click.option("--model", metavar="NAME", help="The model to do it. Without it one is chosen by the task.")
 @click.option("--top-k", type=click.IntRange(min=1), help="The most labels and objects of an image.")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Only what scores as much or more.")
+@click.option("--threshold", type=float, help="Only what scores as much or more.")
 @click.option("--prompt", metavar="TEXT", help="What is asked for a description.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="The longest description.")
 @client_options

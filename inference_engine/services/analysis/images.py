@@ -6,6 +6,7 @@ images of all requests share batches. Decodes nothing: that is the models' busin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -100,8 +101,8 @@ class ImageAnalyzer:
             )
         if request.top_k is not None and not 1 <= request.top_k <= MAX_TOP_K:
             raise InvalidRequest(f"top_k is {request.top_k}, it must lie between 1 and {MAX_TOP_K}", param="top_k")
-        if not 0 <= request.threshold <= 1:
-            raise InvalidRequest(f"threshold is {request.threshold:g}, it must lie between 0 and 1", param="threshold")
+        if request.threshold is not None and not math.isfinite(request.threshold):
+            raise InvalidRequest("threshold must be a finite number", param="threshold")
         if request.model is not None and request.models:
             raise InvalidRequest("give either model, for all tasks, or models, by task", param="models")
         for index, image in enumerate(request.images):
@@ -110,8 +111,8 @@ class ImageAnalyzer:
     async def targets(self, request: AnalyzeImages) -> dict[ImageTask, str]:
         """The model for each task that is to be done. Raises `ModelNotFound`, `UnsupportedTask`, `InvalidRequest`."""
         if request.model is not None:
-            can = await self._can(request.model)
-            return dict.fromkeys(_in_order(request.tasks or can), request.model)
+            wanted = request.tasks or await self._can(request.model)
+            return dict.fromkeys(_in_order(wanted), request.model)
         tasks = request.tasks or tuple(request.models)
         if not tasks:
             found = {task: served_for(self._models, MODEL_TASKS[task]) for task in _UNASKED}
@@ -177,7 +178,7 @@ class ImageAnalyzer:
         call: Call,
         *,
         top_k: int | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         prompt: str = DEFAULT_PROMPT,
         max_tokens: int | None = None,
     ) -> Found:

@@ -11,7 +11,6 @@ from inference_engine.adapters.http.inference_api.wire import Report
 from inference_engine.domain.analysis import DEFAULT_PROMPT, MAX_TOP_K, ImageTask
 
 TopK = Annotated[int, Meta(ge=1, le=MAX_TOP_K)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Tokens = Annotated[int, Meta(ge=1)]
 
 
@@ -22,7 +21,7 @@ class ImageOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
     models: dict[ImageTask, str] = {}
     top_k: TopK | None = None
-    threshold: Share = 0.0
+    threshold: float | None = None
     prompt: str = DEFAULT_PROMPT
     max_tokens: Tokens | None = None
 
