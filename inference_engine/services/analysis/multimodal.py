@@ -27,6 +27,7 @@ HEARING = ("automatic-speech-recognition",)
 MAX_PARTS = 64
 _TOLD: tuple[ImageTask, ...] = ("classify", "detect", "describe")
 _TOLD_LABELS = 3
+_TOLD_TOKENS = 200  # a description must leave room for the answer
 _WORDS = {"image": "an image", "audio": "a sound"}
 
 
@@ -120,7 +121,7 @@ class MultimodalAnswerer:
         tasks = tuple([task for task in _TOLD if served_for(self._models, MODEL_TASKS[task])])
         if not tasks:
             needed_for(self._models, MODEL_TASKS["describe"], f"parts[{place}]")
-        found = await self._images.analyze(AnalyzeImages((part,), tasks, top_k=None), call)
+        found = await self._images.analyze(AnalyzeImages((part,), tasks, max_tokens=_TOLD_TOKENS), call)
         helpers = tuple([Helper(report.task, report.served) for report in found.reports])
         return Context(place, f"[Image {number}. {_in_words(found.images[0])}]", helpers)
 
