@@ -21,7 +21,7 @@ import msgspec
 import uvicorn
 
 from inference_engine.adapters.http.app import create_app
-from inference_engine.adapters.http.protocol import WholeAnswersProtocol
+from inference_engine.adapters.http.protocol import ShortWayProtocol
 from inference_engine.bootstrap import analysis_of, stateful
 from inference_engine.core.settings import Settings
 from inference_engine.domain.errors import EngineError, ModelLoadFailed
@@ -190,7 +190,7 @@ def listening(world: World) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         world.app,
-        http=WholeAnswersProtocol,
+        http=ShortWayProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -91,7 +91,7 @@ def to_json(name: str, array: Array) -> Any:
     """
     if array.dtype.kind not in "OSU":
         flat = array.ravel()
-        if array.dtype.name == datatypes.BFLOAT16:
+        if array.dtype.char not in datatypes.BY_CHAR and array.dtype.name == datatypes.BFLOAT16:
             return flat.astype(np.float32)
         return flat if flat.dtype.isnative else flat.astype(flat.dtype.newbyteorder("="))
     try:
