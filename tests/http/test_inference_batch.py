@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -16,7 +17,7 @@ from inference_engine.adapters.http.inference_api import examples, wire_batches,
 from inference_engine.core.settings import Settings
 from inference_engine.services.analysis.batch import finished
 from tests.http.image_models import PIXEL, add_image_models
-from tests.http.support import World
+from tests.http.support import World, listening
 
 PATH = "/inference/batch"
 TEXT = {"type": "text", "prompt": "hi"}
@@ -180,3 +181,17 @@ def _references(value: Any) -> set[str]:
         here = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
         return here.union(*(_references(inner) for inner in value.values()))
     return set().union(*map(_references, value)) if isinstance(value, list) else set()
+
+
+def test_a_client_that_leaves_ends_its_batch() -> None:
+    world = World(Settings(default_model="chatty", inference_batch_concurrency=2))
+    world.chatty.hold = 1
+    with listening(world) as url, httpx.Client(base_url=url) as client:
+        for stream in (False, True):
+            before = world.chatty.closed
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(PATH, json={"items": [TEXT] * 4, "stream": stream}, timeout=0.5)
+            give_up = time.monotonic() + 10
+            while world.chatty.closed < before + 2 and time.monotonic() < give_up:
+                time.sleep(0.02)
+            assert world.chatty.closed == before + 2

@@ -21,7 +21,7 @@ def served_for(models: ModelService, tasks: Sequence[str]) -> str | None:
     for route in models.routes():
         manifest = models.stored(route.target).manifest
         if manifest.task in tasks:
-            failed = models.status(route.target).state == "failed"
+            failed = models.state(route.target) == "failed"
             found.append((failed, BUILT_IN in manifest.tags, tasks.index(manifest.task), route.name))
     return min(found)[3] if found else None
 
