@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.images import READABLE, ImageHead, checked_head
@@ -24,6 +25,37 @@ def drawn(kind: str) -> bytes:
 def test_what_is_read(kind: str) -> None:
     assert checked_head(drawn(kind), "image") == ImageHead(f"image/{kind.lower()}", 7, 5)
     assert kind in READABLE.upper()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("turn", range(10))
+def test_the_size_is_that_of_the_upright_image(kind: str, turn: int) -> None:
+    image = Image.new("RGB", (7, 5))
+    exif = image.getexif()
+    exif[0x010F] = "a maker"
+    exif[0x0112] = turn
+    made = io.BytesIO()
+    image.save(made, kind, exif=exif)
+    with Image.open(made) as read:
+        upright = ImageOps.exif_transpose(read).size
+    head = checked_head(made.getvalue(), "image")
+    assert (head.width, head.height) == upright
+
+
+def test_files_of_millions_of_pieces_cost_nothing() -> None:
+    started = time.perf_counter()
+    with pytest.raises(InvalidRequest):
+        checked_head(b"\xff\xd8" + b"\xff\xe0\0\x02" * (8 << 20), "image")
+    with pytest.raises(InvalidRequest):
+        checked_head(b"\xff\xd8" + b"\xff" * (30 << 20), "image")
+    chunks = png((1, 2, 3)) + (b"\0\0\0\0tEXt\0\0\0\0" * (2 << 20))
+    assert checked_head(chunks, "image").width == 40
+    assert time.perf_counter() - started < 2  # it takes 0.1 s; looking at all would take 10
+
+
+def test_fill_bytes_before_a_marker_are_passed_over() -> None:
+    jpeg = drawn("JPEG")
+    assert checked_head(jpeg[:2] + b"\xff\xff\xff" + jpeg[2:], "image") == checked_head(jpeg, "image")
 
 
 FOREIGN = {

@@ -35,6 +35,15 @@ pipeline:
 """
 
 
+EARS = """
+class Ears:
+    # hears how many bytes a file has
+
+    def transcribe(self, audio, options):
+        yield f"{len(audio)} bytes"
+"""
+
+
 def drawn() -> bytes:
     image = Image.new("RGB", (300, 200), "white")
     ImageDraw.Draw(image).rectangle((90, 40, 210, 160), fill="teal")
@@ -48,12 +57,18 @@ def b64(data: bytes) -> str:
 
 
 def lay_out(models: Path) -> None:
-    """`eyes` sees; `means` and `colours` give the mean of each colour, as a vector and as classes without labels."""
+    """`eyes` sees, `ears` hears; `means` and `colours` give the mean of each colour, as a vector and as classes."""
     eyes = models / "eyes" / "1"
     eyes.mkdir(parents=True)
     (eyes / "model.yaml").write_text(EYES + "options: {parallel: 2, mmproj: mmproj.gguf}\n")
     tiny_gguf(eyes / "model.gguf", SIZE)
     tiny_mmproj(eyes / "mmproj.gguf", SIZE)
+    ears = models / "ears" / "1"
+    ears.mkdir(parents=True)
+    (ears / "model.py").write_text(EARS)
+    (ears / "model.yaml").write_text(
+        'name: ears\nversion: "1"\nruntime: python\nartifact: model.py:Ears\ntask: automatic-speech-recognition\n'
+    )
     for name, task in (("means", "image-feature-extraction"), ("colours", "image-classification")):
         folder = models / name / "1"
         folder.mkdir(parents=True)
@@ -123,6 +138,25 @@ def test_a_model_that_does_not_see_is_told(http: httpx.Client) -> None:
     assert answer["model"] == "guide"
     assert "Objects in pixels: square" in answer["context"][0]["text"]
     assert [one["task"] for one in answer["context"][0]["models"]] == ["classify", "detect", "describe"]
+
+
+def test_a_model_that_does_not_hear_is_told(http: httpx.Client) -> None:
+    parts = [{"type": "audio", "data": b64(b"RIFF\0\0\0\0WAVE" + bytes(30))}, {"type": "image", "data": b64(RED)}]
+    body = {"model": "eyes", "mode": "combine", "parts": parts, "parameters": {"max_tokens": 2}, "stream": True}
+    with http.stream("POST", "/inference/multimodal", json=body) as streamed:
+        events = [json.loads(line.removeprefix("data: ")) for line in streamed.iter_lines() if line]
+    assert events[0] == {
+        "type": "context",
+        "context": [
+            {
+                "part": 0,
+                "text": '[Sound 1. It says: "42 bytes"]',
+                "models": [{"task": "transcribe", "model": "ears", "version": "1"}],
+            }
+        ],
+    }
+    assert (events[-1]["type"], events[-1]["model"]) == ("done", "eyes")
+    assert events[-1]["usage"]["prompt_tokens"] > IMAGE_TOKENS
 
 
 def test_a_mixed_batch(http: httpx.Client) -> None:

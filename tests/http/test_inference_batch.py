@@ -55,7 +55,7 @@ async def test_every_item_has_its_own_outcome_in_the_order_given(http: httpx.Asy
     assert [result["index"] for result in results] == list(range(11))
     text, image, together = results[0], results[2], results[9]
     assert (text["id"], text["type"], text["result"]["text"]) == ("t", "text", "Hello, ")
-    assert image["result"]["results"] == [{"labels": [{"label": "cat", "score": 0.75}]}]
+    assert image["result"]["results"] == [{"width": 1, "height": 1, "labels": [{"label": "cat", "score": 0.75}]}]
     assert image["result"]["models"]["classify"]["model"] == "sorter"
     assert (together["result"]["text"], len(together["result"]["context"])) == ("Hello, world!", 1)
     failed = {result["index"]: result["error"] for result in results if result["status"] == "failed"}

@@ -54,7 +54,7 @@ async def test_a_form_is_the_same_as_json(http: httpx.AsyncClient) -> None:
 async def test_descriptions(http: httpx.AsyncClient, world: World) -> None:
     body = {"image": PIXEL, "tasks": "describe", "prompt": "So?", "max_tokens": 2}
     answer = (await http.post(PATH, json=body)).json()
-    assert answer["results"] == [{"description": "A grey "}]
+    assert answer["results"] == [{"width": 1, "height": 1, "description": "A grey "}]
     assert answer["models"]["describe"]["usage"]["completion_tokens"] == 2
     (asked,) = world.executors.executors["seer:1"].requests
     assert asked.messages[0].text == "So?"

@@ -7,7 +7,8 @@ images of all requests share batches. Decodes nothing: that is the models' busin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ from inference_engine.domain.analysis import (
     TaskReport,
 )
 from inference_engine.domain.errors import InvalidRequest, UnsupportedTask
-from inference_engine.domain.images import MAX_BYTES, MAX_PIXELS, checked_head
+from inference_engine.domain.images import MAX_BYTES, MAX_PIXELS, ImageHead, checked_head
 from inference_engine.domain.requests import Call, Chat, ImagePart, Message, Predict, Sampling, TextPart
 from inference_engine.domain.results import Served, Usage
 from inference_engine.services.analysis.answering import whole
@@ -79,18 +80,18 @@ class ImageAnalyzer:
                 model cannot do it. Unavailable; DeadlineExceeded; ModelError.
         """
         started = self._clock()
-        self.check(request)
+        heads = self.check(request)
         targets = await self.targets(request)
         done = await together([self._all(task, target, request, call) for task, target in targets.items()])
         findings = [
-            msgspec.structs.replace(Findings(), **{k: v for found in row for k, v in _said(found.findings).items()})
-            for row in zip(*(found for found, _ in done), strict=True)
+            _merged(head, [one.findings for one in row])
+            for head, row in zip(heads, zip(*(found for found, _ in done), strict=True), strict=True)
         ]
         reports = [_report(task, found, seconds) for task, (found, seconds) in zip(targets, done, strict=True)]
         return ImageAnalysis(tuple(findings), tuple(reports), self._clock() - started)
 
-    def check(self, request: AnalyzeImages) -> None:
-        """Refuse what can be refused without a model. Raises `InvalidRequest`."""
+    def check(self, request: AnalyzeImages) -> list[ImageHead]:
+        """Refuse what can be refused without a model, and give the images' headers. Raises `InvalidRequest`."""
         limits = self.limits
         if not request.images:
             raise InvalidRequest("images is empty: send at least one image", param="images")
@@ -105,8 +106,10 @@ class ImageAnalyzer:
             raise InvalidRequest("threshold must be a finite number", param="threshold")
         if request.model is not None and request.models:
             raise InvalidRequest("give either model, for all tasks, or models, by task", param="models")
-        for index, image in enumerate(request.images):
+        return [
             checked_head(image.data, f"images[{index}]", limits.max_bytes, limits.max_pixels)
+            for index, image in enumerate(request.images)
+        ]
 
     async def targets(self, request: AnalyzeImages) -> dict[ImageTask, str]:
         """The model for each task that is to be done. Raises `ModelNotFound`, `UnsupportedTask`, `InvalidRequest`."""
@@ -234,8 +237,12 @@ def _in_order(tasks: tuple[ImageTask, ...]) -> list[ImageTask]:
     return [task for task in IMAGE_TASKS if task in tasks]
 
 
-def _said(findings: Findings) -> Mapping[str, object]:
-    return {name: value for name, value in msgspec.structs.asdict(findings).items() if value is not None}
+def _merged(head: ImageHead, findings: list[Findings]) -> Findings:
+    """What several tasks found in one image."""
+    values: dict[str, Any] = {"width": head.width, "height": head.height}
+    for one in findings:
+        values |= {name: value for name, value in msgspec.structs.asdict(one).items() if value is not None}
+    return Findings(**values)
 
 
 def _report(task: ImageTask, found: list[Found], seconds: float) -> TaskReport:

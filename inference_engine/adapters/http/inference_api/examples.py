@@ -12,6 +12,8 @@ IMAGE: dict[str, Any] = {
 IMAGE_ANSWER = {
     "results": [
         {
+            "width": 300,
+            "height": 200,
             "labels": [{"label": "square", "score": 0.98}],
             "objects": [{"label": "square", "score": 0.97, "box": [90.5, 40.2, 210.1, 160.4]}],
         }

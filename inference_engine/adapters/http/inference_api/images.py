@@ -99,6 +99,8 @@ def answer_of(found: ImageAnalysis) -> wire.ImageAnswer:
 
 def _result(found: Findings) -> wire.ImageResult:
     made = wire.ImageResult()
+    if found.width is not None and found.height is not None:
+        made.width, made.height = found.width, found.height
     if found.labels is not None:
         made.labels = [wire.LabelScore(label.name, label.score) for label in found.labels]
     if found.objects is not None:

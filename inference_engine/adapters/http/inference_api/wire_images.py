@@ -53,8 +53,10 @@ class Object(msgspec.Struct):
 
 
 class ImageResult(msgspec.Struct, omit_defaults=True):
-    """What was found in one image; what was not asked is not there."""
+    """What was found in one image, of `width` x `height` pixels when upright; what was not asked is not there."""
 
+    width: int | UnsetType = UNSET
+    height: int | UnsetType = UNSET
     labels: list[LabelScore] | UnsetType = UNSET
     objects: list[Object] | UnsetType = UNSET
     description: str | UnsetType = UNSET
