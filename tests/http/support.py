@@ -185,7 +185,7 @@ class World:
 
 
 @contextlib.contextmanager
-def listening(world: World) -> Iterator[str]:
+def listening(world: World, keep_alive_s: int = 5) -> Iterator[str]:
     """The application on a real socket, in a thread of its own; gives the base URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
@@ -194,6 +194,7 @@ def listening(world: World) -> Iterator[str]:
         lifespan="off",
         log_config=None,
         access_log=False,
+        timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)

@@ -193,3 +193,17 @@ def test_a_client_that_leaves_while_it_waits(prompt: tuple[PromptFakeExecutor, s
     echo.hold = None
     assert echo.closed == 1
     assert httpx.post(url + PATH, content=BODY).status_code == 200
+
+
+def test_only_an_idle_connection_is_closed() -> None:
+    world = World()
+    world.executors.executors["echo:2"] = PromptFakeExecutor(ECHO_SIGNATURE)
+    with listening(world, keep_alive_s=1) as url, Line(url) as line:
+        line.send(request())
+        line.answer()
+        time.sleep(0.6)
+        line.send(request())
+        line.answer()
+        idle_since = time.monotonic()
+        assert line.closed()
+        assert time.monotonic() - idle_since > 0.9

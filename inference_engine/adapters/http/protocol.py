@@ -11,6 +11,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from inference_engine.adapters.http.exchange import RUNNING_TASK, WHOLE_ANSWER, Message, Receive, Scope, Send
 
+_CLOCK_TICK_S = 0.001  # timers may come this much early
+
 
 @runtime_checkable
 class PromptApp(Protocol):
@@ -40,12 +42,45 @@ class ShortWayProtocol(HttpToolsProtocol):
         self._body = b""
         self._begun: _Begun | None = None
         self._extensions: dict[str, Any] = {WHOLE_ANSWER: self._answer}
+        self._idle_since: float | None = None
         self._defaults: object = None
         self._default_lines = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._extensions = {}  # which held this connection
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
+
+    # -- the connection ------------------------------------------------------------------------------------------
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Called when bytes come, and when the connection ends. The timer stays: to make one each time costs more."""
+        self._idle_since = None
+
+    def on_response_complete(self) -> None:
+        if self.pipeline or self.transport.is_closing():
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self.flow.resume_reading()
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle all the time; one that is busy sets the timer again itself."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return
+        left_s = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left_s <= _CLOCK_TICK_S:
+            super().timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
 
     # -- the request ---------------------------------------------------------------------------------------------
 
