@@ -25,7 +25,7 @@ IMAGE_ANSWER = {
     "latency_ms": 7.1,
 }
 TEXT: dict[str, Any] = {
-    "continue": {"prompt": "Once upon a time", "parameters": {"max_tokens": 20, "temperature": 0.2}},
+    "continue": {"model": "guide", "prompt": "Once upon a time", "parameters": {"max_tokens": 20, "temperature": 0.2}},
     "answer": {"messages": [{"role": "user", "content": "How do I add a model?"}], "parameters": {"max_tokens": 60}},
 }
 TEXT_ANSWER = {
@@ -55,7 +55,13 @@ MULTIMODAL_ANSWER = TEXT_ANSWER | {
 BATCH: dict[str, Any] = {
     "mixed": {
         "items": [
-            {"type": "text", "id": "a", "prompt": "Once upon a time", "parameters": {"max_tokens": 20}},
+            {
+                "type": "text",
+                "id": "a",
+                "model": "guide",
+                "prompt": "Once upon a time",
+                "parameters": {"max_tokens": 20},
+            },
             {"type": "image", "id": "b", "image": PIXEL, "tasks": "classify"},
         ]
     }
