@@ -71,6 +71,8 @@ async def test_every_item_has_its_own_outcome_in_the_order_given(http: httpx.Asy
     }
     assert failed[3]["code"] == "model_not_found"
     assert "text, image, multimodal" in failed[4]["message"]
+    answer = await http.post(PATH, json={"items": [{**IMAGE, "tasks": "paint"}]})
+    assert "it may be classify" in answer.json()["results"][0]["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,19 @@ async def test_what_is_refused(http: httpx.AsyncClient, path: str, body: Any, st
     assert (answer.status_code, answer.json()["error"]["field"]) == (status, field), answer.text
 
 
+async def test_fields_that_take_a_few_words_say_which(http: httpx.AsyncClient) -> None:
+    for path, body, words in (
+        (TEXT, {"messages": [{"role": "tool", "content": "x"}]}, "it may be system, user, assistant"),
+        (TOGETHER, {"parts": [{"type": "video", "data": "x"}]}, "it may be text, image, audio"),
+        (TOGETHER, {"parts": [said("x")], "mode": "magic"}, "it may be direct, combine"),
+        ("/inference/image", {"image": PIXEL, "tasks": "paint"}, "it may be classify, detect, describe, embed"),
+    ):
+        answer = await http.post(path, json=body)
+        assert answer.json()["error"]["message"].endswith(words), answer.text
+    form = await http.post("/inference/image", files={"file": b"x"}, data={"tasks": "paint"})
+    assert form.json()["error"]["message"].endswith("it may be classify, detect, describe, embed")
+
+
 # -- together --------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import EVENTS, JSON_LINES, Exchange
 from inference_engine.adapters.http.inference_api import wire_batches as wire
+from inference_engine.adapters.http.inference_api.bodies import words
 from inference_engine.adapters.http.inference_api.streams import problem
 from inference_engine.adapters.http.inference_api.wire import ms
 from inference_engine.domain.errors import DeadlineExceeded, InvalidRequest
@@ -26,10 +27,13 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class Kind(NamedTuple):
-    """A type of items: how one is read, and what answers it. A route that offers one adds it to the table."""
+    """A type of items: how one is read, what answers it, and its fields that take few words (see `words`).
+
+    A route that offers one adds it to the table."""
 
     decoder: msgspec.json.Decoder[Any]
     answer: Callable[[Any, Call], Awaitable[msgspec.Struct]]
+    words: Mapping[str, Sequence[str]] = {}
 
 
 class BatchLimits(NamedTuple):
@@ -120,7 +124,9 @@ class Batches:
             raise InvalidRequest(
                 f"type is {shown(head.type)}: items may be of type {', '.join(self._kinds)}", param="type"
             )
-        return await kind.answer(decode(kind.decoder, memoryview(item)), call)
+        with words(**kind.words):
+            body = decode(kind.decoder, memoryview(item))
+        return await kind.answer(body, call)
 
     def _left_s(self, call: Call) -> float | None:
         return None if call.deadline_s is None else max(0.0, call.deadline_s - self._clock())

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
 from inference_engine.adapters.http.exchange import Exchange, HttpError
 from inference_engine.adapters.http.forms import Form
 from inference_engine.domain.errors import InvalidRequest, UnknownField
@@ -23,6 +27,19 @@ def is_form(exchange: Exchange) -> bool:
         "unknown_content_type",
         f"a body of type {shown} is not read here: send JSON with the file in base64, or a form (multipart/form-data)",
     )
+
+
+@contextmanager
+def words(**known: Sequence[str]) -> Generator[None]:
+    """Around decoding: an error at a field that takes one of a few words says which. Fields go by their last name."""
+    try:
+        yield
+    except InvalidRequest as error:
+        field = re.sub(r"\[[^]]*\]", "", error.param or "").rpartition(".")[2]
+        if field not in known or "invalid" not in error.message:
+            raise
+        may = ", ".join(known[field])
+        raise type(error)(f"{error.message}: it may be {may}", param=error.param) from None
 
 
 def single_fields(form: Form) -> dict[str, str]:

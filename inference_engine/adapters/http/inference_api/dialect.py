@@ -16,8 +16,11 @@ from inference_engine.adapters.http.inference_api import (
     wire_texts,
 )
 from inference_engine.adapters.http.inference_api.batches import Batches, BatchLimits, Kind
+from inference_engine.adapters.http.inference_api.images import WORDS as IMAGE_WORDS
 from inference_engine.adapters.http.inference_api.images import Images
+from inference_engine.adapters.http.inference_api.multimodal import WORDS as MULTIMODAL_WORDS
 from inference_engine.adapters.http.inference_api.multimodal import MultimodalTexts
+from inference_engine.adapters.http.inference_api.texts import WORDS as TEXT_WORDS
 from inference_engine.adapters.http.inference_api.texts import Texts
 from inference_engine.services.analysis import Analysis
 from inference_engine.services.inference import InferenceService
@@ -33,9 +36,9 @@ def dialect(
     images = Images(analysis.images, calls)
     multimodal = MultimodalTexts(analysis.multimodal, calls)
     kinds = {
-        "text": Kind(msgspec.json.Decoder(wire_batches.TextItem), texts.item),
-        "image": Kind(msgspec.json.Decoder(wire_batches.ImageItem), images.item),
-        "multimodal": Kind(msgspec.json.Decoder(wire_batches.MultimodalItem), multimodal.item),
+        "text": Kind(msgspec.json.Decoder(wire_batches.TextItem), texts.item, TEXT_WORDS),
+        "image": Kind(msgspec.json.Decoder(wire_batches.ImageItem), images.item, IMAGE_WORDS),
+        "multimodal": Kind(msgspec.json.Decoder(wire_batches.MultimodalItem), multimodal.item, MULTIMODAL_WORDS),
     }
     endpoints = (_text(texts), _image(images), _multimodal(multimodal), _batch(Batches(kinds, calls, limits, clock)))
     return Dialect("inference", "Inference", ("/inference/",), errors.render, endpoints)

@@ -12,10 +12,10 @@ from inference_engine.adapters.http.decoding import convert, decode
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.forms import Form, form_of
 from inference_engine.adapters.http.inference_api import wire_images as wire
-from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields
+from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields, words
 from inference_engine.adapters.http.inference_api.wire import Report, ms, token_usage
 from inference_engine.adapters.http.media import inline
-from inference_engine.domain.analysis import AnalyzeImages, Findings, ImageAnalysis, TaskReport
+from inference_engine.domain.analysis import IMAGE_TASKS, AnalyzeImages, Findings, ImageAnalysis, TaskReport
 from inference_engine.domain.errors import InvalidRequest, UnknownField
 from inference_engine.domain.requests import Call, ImagePart
 from inference_engine.services.analysis.images import ImageAnalyzer
@@ -23,6 +23,7 @@ from inference_engine.services.analysis.images import ImageAnalyzer
 _DECODER = msgspec.json.Decoder(wire.ImageRequest)
 _ENCODER = msgspec.json.Encoder()
 _FILE = "file"
+WORDS = {"tasks": IMAGE_TASKS}
 
 
 class Images:
@@ -37,10 +38,10 @@ class Images:
         return answer_of(await self._analyzer.analyze(of_json(body), call))
 
     async def analyze(self, exchange: Exchange) -> None:
-        if is_form(exchange):
-            request = of_form(await form_of(exchange))
-        else:
-            request = of_json(decode(_DECODER, await exchange.body()))
+        form = is_form(exchange)
+        body = await (form_of(exchange) if form else exchange.body())
+        with words(**WORDS):
+            request = of_form(body) if isinstance(body, Form) else of_json(decode(_DECODER, body))
         call = self._calls.of(exchange)
         exchange.cancel_when_gone()
         found = await self._analyzer.analyze(request, call)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import get_args
 
 import msgspec
 
@@ -11,11 +12,11 @@ from inference_engine.adapters.http.decoding import convert, decode
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.forms import Form, form_of
 from inference_engine.adapters.http.inference_api import wire_texts as wire
-from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields
+from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields, words
 from inference_engine.adapters.http.inference_api.streams import stream
 from inference_engine.adapters.http.inference_api.texts import refuse_stream, sampling_of, text_answer
 from inference_engine.adapters.http.media import inline
-from inference_engine.domain.multimodal import Context, Multimodal
+from inference_engine.domain.multimodal import Context, Mode, Multimodal
 from inference_engine.domain.requests import AudioPart, Call, ImagePart, Part, TextPart
 from inference_engine.services.analysis.answering import whole
 from inference_engine.services.analysis.multimodal import Combined, MultimodalAnswerer
@@ -23,6 +24,7 @@ from inference_engine.services.analysis.multimodal import Combined, MultimodalAn
 _DECODER = msgspec.json.Decoder(wire.MultimodalRequest)
 _PARAMETERS = msgspec.json.Decoder(wire.Parameters)
 _ENCODER = msgspec.json.Encoder()
+WORDS = {"mode": get_args(Mode), "type": ("text", "image", "audio")}
 _FILES: dict[str, type[ImagePart] | type[AudioPart]] = {"image": ImagePart, "audio": AudioPart}
 
 
@@ -34,11 +36,7 @@ class MultimodalTexts:
         self._calls = calls
 
     async def answer(self, exchange: Exchange) -> None:
-        if is_form(exchange):
-            streamed, request = of_form(await form_of(exchange))
-        else:
-            body = decode(_DECODER, await exchange.body())
-            streamed, request = body.stream, of_json(body)
+        streamed, request = await _read(exchange)
         call = self._calls.of(exchange)
         started = time.perf_counter()
         exchange.cancel_when_gone()
@@ -56,6 +54,17 @@ class MultimodalTexts:
         refuse_stream(body)
         started = time.perf_counter()
         return await _whole(await self._answerer.answer(of_json(body), call), started)
+
+
+async def _read(exchange: Exchange) -> tuple[bool, Multimodal]:
+    """Whether the answer is to be streamed, and the request."""
+    form = is_form(exchange)
+    body = await (form_of(exchange) if form else exchange.body())
+    with words(**WORDS):
+        if isinstance(body, Form):
+            return of_form(body)
+        found = decode(_DECODER, body)
+    return found.stream, of_json(found)
 
 
 def of_json(body: wire.MultimodalRequest) -> Multimodal:

@@ -11,6 +11,7 @@ from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.inference_api import wire_texts as wire
+from inference_engine.adapters.http.inference_api.bodies import words
 from inference_engine.adapters.http.inference_api.streams import stream
 from inference_engine.adapters.http.inference_api.wire import ms, token_usage
 from inference_engine.domain.answers import Answer
@@ -21,6 +22,7 @@ from inference_engine.services.analysis.answering import Writers, whole
 from inference_engine.services.inference import Generation, InferenceService
 
 _DECODER = msgspec.json.Decoder(wire.TextRequest)
+WORDS = {"role": ("system", "user", "assistant")}
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -33,7 +35,9 @@ class Texts:
         self._calls = calls
 
     async def generate(self, exchange: Exchange) -> None:
-        body = decode(_DECODER, await exchange.body())
+        content = await exchange.body()
+        with words(**WORDS):
+            body = decode(_DECODER, content)
         call = self._calls.of(exchange)
         started = time.perf_counter()
         exchange.cancel_when_gone()
