@@ -82,6 +82,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown-field": ({"image": PIXEL, "size": 3}, "size", "not a field"),
     "top-k": ({"image": PIXEL, "top_k": 0}, "top_k", ">= 1"),
     "threshold": ({"image": PIXEL, "threshold": "much"}, "threshold", "got `str`"),
+    "max-tokens": ({"image": PIXEL, "tasks": "describe", "max_tokens": 10**7}, "max_tokens", "1e+06"),
     "number": ({"image": 5}, "image", "got `int`"),
 }
 

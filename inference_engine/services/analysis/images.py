@@ -35,6 +35,7 @@ from inference_engine.services.analysis.together import together
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 
+_FIELDS = frozenset(AnalyzeImages.__struct_fields__)
 _UNASKED: tuple[ImageTask, ...] = ("classify", "detect")
 
 
@@ -171,7 +172,9 @@ class ImageAnalyzer:
         except UnsupportedTask:
             raise
         except InvalidRequest as error:
-            raise InvalidRequest(f"images[{index}]: {error.message}", param=f"images[{index}]") from error
+            if error.param in _FIELDS:
+                raise
+            raise type(error)(f"images[{index}]: {error.message}", param=f"images[{index}]") from error
 
     async def look(
         self,

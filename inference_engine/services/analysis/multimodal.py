@@ -115,7 +115,7 @@ class MultimodalAnswerer:
         except (UnsupportedTask, ModelNotFound):
             raise
         except InvalidRequest as error:
-            raise InvalidRequest(f"parts[{place}]: {error.message}", param=f"parts[{place}]") from error
+            raise type(error)(f"parts[{place}]: {error.message}", param=f"parts[{place}]") from error
 
     async def _seen(self, place: int, number: int, part: ImagePart, call: Call) -> Context:
         tasks = tuple([task for task in _TOLD if served_for(self._models, MODEL_TASKS[task])])
