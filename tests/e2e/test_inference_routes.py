@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import httpx
@@ -178,6 +181,35 @@ def test_a_mixed_batch(http: httpx.Client) -> None:
     with http.stream("POST", "/inference/batch", json={"items": items[:2], "stream": True}) as streamed:
         lines = [json.loads(line.removeprefix("data: ")) for line in streamed.iter_lines() if line]
     assert sorted(line.get("id", "") for line in lines) == ["", "i", "t"]
+
+
+def with_chunk(kind: bytes) -> bytes:
+    """A PNG with a small chunk that unpacks to 100 MB."""
+    packed = b"k\0\0" + zlib.compress(bytes(100 << 20), 1)
+    chunk = struct.pack(">I", len(packed)) + kind + packed + struct.pack(">I", zlib.crc32(kind + packed))
+    return RED[:33] + chunk + RED[33:]
+
+
+def hostile() -> Iterator[bytes]:
+    """Files that lie about themselves, and good ones with a few bytes changed."""
+    yield from (with_chunk(b"zTXt"), with_chunk(b"iCCP"), bomb(), b"\xff\xd8" + b"\xff\xe0\0\x02" * 100_000)
+    random = Random(1)
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP") * 25:
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64), (random.randrange(256), 5, 5)).save(file, kind)
+        data = bytearray(file.getvalue())
+        for _ in range(random.randint(1, 12)):
+            data[random.randrange(len(data))] = random.randrange(256)
+        yield bytes(data[: random.randint(10, len(data))])
+
+
+def test_hostile_files_never_end_in_a_server_error(http: httpx.Client) -> None:
+    for data in hostile():
+        answer = http.post("/inference/image", files={"file": data}, data={"model": "shapes"})
+        assert answer.status_code in (200, 400), answer.text
+    assert http.get("/admin/models/shapes/1").json()["restarts"] == 0
+    good = http.post("/inference/image", files={"file": drawn()}, data={"model": "shapes"}).json()
+    assert good["results"][0]["labels"][0]["label"] == "square"
 
 
 def test_without_a_server(models: Path, tmp_path: Path) -> None:
