@@ -41,7 +41,9 @@ from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.access import AccessService
 from inference_engine.services.analysis import Analysis
+from inference_engine.services.analysis.answering import Writers
 from inference_engine.services.analysis.images import ImageAnalyzer, ImageLimits
+from inference_engine.services.analysis.multimodal import MultimodalAnswerer
 from inference_engine.services.analysis.video import VideoAnalyzer
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.model_store import ModelStore
@@ -133,7 +135,10 @@ def analysis_of(
         settings.image_max_count, int(settings.image_max_mb * (1 << 20)), int(settings.image_max_megapixels * 1e6)
     )
     images = ImageAnalyzer(models, inference, clock, limits)
-    return Analysis(images, VideoAnalyzer(models, inference, images, video_reader(settings), clock))
+    writers = Writers(models, settings.default_model)
+    sound_bytes = int(settings.sound_max_mb * (1 << 20))
+    videos = VideoAnalyzer(models, inference, images, video_reader(settings), clock)
+    return Analysis(images, videos, MultimodalAnswerer(models, inference, images, writers, sound_bytes), writers)
 
 
 def video_reader(settings: Settings) -> ProcessVideoReader:
@@ -319,7 +324,7 @@ def read_settings(flags: Mapping[str, object] | None = None) -> Settings:
 def open_async_engine(settings: Settings) -> python_api.AsyncEngine:
     """A not yet entered `AsyncEngine` over the models of `settings`."""
     application = Application(settings)
-    return python_api.AsyncEngine(application.models, application.inference, application.store)
+    return python_api.AsyncEngine(application.models, application.inference, application.store, application.analysis)
 
 
 class AsyncEngine(python_api.AsyncEngine):
@@ -328,7 +333,7 @@ class AsyncEngine(python_api.AsyncEngine):
     def __init__(self, **settings: Any) -> None:
         logging.as_library()
         application = Application(read_settings(_listed(settings)))
-        super().__init__(application.models, application.inference, application.store)
+        super().__init__(application.models, application.inference, application.store, application.analysis)
 
 
 class Engine(python_api.Engine):

@@ -35,7 +35,7 @@ class AnalyzeVideo(msgspec.Struct, frozen=True):
     sampling: VideoSampling = VideoSampling()
     max_side: int = DEFAULT_SIDE
     top_k: int | None = None
-    threshold: float = 0.0
+    threshold: float | None = None
     prompt: str = DEFAULT_VIDEO_PROMPT
     max_tokens: int | None = None
 

@@ -59,7 +59,7 @@ def test_the_classes(tmp_path: Path) -> None:
     assert told(listener, Transcribe(b"RIFF")).text == "Let us begin."
 
 
-@pytest.mark.parametrize("page", ["python-api.md", "images.md"])
+@pytest.mark.parametrize("page", ["python-api.md", "images.md", "video.md"])
 def test_the_programs(tmp_path: Path, page: str) -> None:
     for block in re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL):
         done = subprocess.run(

@@ -346,7 +346,7 @@ async def test_a_named_model_does_what_it_can() -> None:
     ("tasks", "options", "param", "text"),
     [
         ((), {"top_k": 0}, "top_k", "between 1 and"),
-        ((), {"threshold": 2.0}, "threshold", "between 0 and 1"),
+        ((), {"threshold": float("inf")}, "threshold", "a finite number"),
         ((), {"max_side": 8}, "sample.max_side", "between 16 and"),
         ((), {"sampling": VideoSampling(every_s=0.0)}, "sample.every_s", "between 0.001 and 3600 seconds"),
         ((), {"sampling": VideoSampling(count=0)}, "sample.count", "between 1 and 1000"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from inference_engine.services.analysis.answering import Writers
 from inference_engine.services.analysis.images import ImageAnalyzer
+from inference_engine.services.analysis.multimodal import MultimodalAnswerer
 from inference_engine.services.analysis.video import VideoAnalyzer
 
 
@@ -13,3 +15,5 @@ class Analysis(NamedTuple):
 
     images: ImageAnalyzer
     videos: VideoAnalyzer
+    multimodal: MultimodalAnswerer
+    writers: Writers

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, closing
@@ -189,8 +190,8 @@ class VideoAnalyzer:
         """Refuse what can be refused without a model or a decoder. Raises `InvalidRequest`."""
         if request.top_k is not None and not 1 <= request.top_k <= MAX_TOP_K:
             raise InvalidRequest(f"top_k is {request.top_k}, it must lie between 1 and {MAX_TOP_K}", param="top_k")
-        if not 0 <= request.threshold <= 1:
-            raise InvalidRequest(f"threshold is {request.threshold:g}, it must lie between 0 and 1", param="threshold")
+        if request.threshold is not None and not math.isfinite(request.threshold):
+            raise InvalidRequest("threshold must be a finite number", param="threshold")
         if not _LEAST_SIDE <= request.max_side <= MAX_SIDE:
             raise InvalidRequest(
                 f"sample.max_side is {request.max_side}, it must lie between {_LEAST_SIDE} and {MAX_SIDE}",

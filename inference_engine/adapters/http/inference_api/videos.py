@@ -11,21 +11,22 @@ from msgspec import UNSET
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.decoding import convert, decode
 from inference_engine.adapters.http.endpoints import Doc, Endpoint
-from inference_engine.adapters.http.exchange import Exchange, HttpError
+from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.forms import Form, form_of
 from inference_engine.adapters.http.inference_api import video_examples as examples
 from inference_engine.adapters.http.inference_api import wire_videos as wire
-from inference_engine.adapters.http.inference_api.bodies import is_form
-from inference_engine.adapters.http.inference_api.errors import Problem, problem_of
+from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields, words
+from inference_engine.adapters.http.inference_api.streams import event, problem
 from inference_engine.adapters.http.inference_api.wire import Report, ms, token_usage
 from inference_engine.adapters.http.inference_api.wire_images import LabelScore, Object
+from inference_engine.adapters.http.inference_api.wire_texts import ErrorEvent
 from inference_engine.adapters.http.media import inline
-from inference_engine.core.logging import get_logger
 from inference_engine.domain.analysis import Detection, ImageTask, Label, TaskReport
-from inference_engine.domain.errors import EngineError, InvalidRequest, UnknownField
+from inference_engine.domain.errors import InvalidRequest, UnknownField
 from inference_engine.domain.requests import Call
 from inference_engine.domain.video import VideoInfo, VideoSampling
 from inference_engine.domain.video_analysis import (
+    VIDEO_TASKS,
     AnalyzeVideo,
     FrameFindings,
     ObjectOverTime,
@@ -41,8 +42,8 @@ _DECODER = msgspec.json.Decoder(wire.VideoRequest)
 _SAMPLE = msgspec.json.Decoder(wire.Sample)
 _ENCODER = msgspec.json.Encoder()
 _FILE = "file"
+WORDS = {"tasks": VIDEO_TASKS}
 _ERRORS = (400, 401, 404, 413, 415, 429, 500, 501, 503, 504)
-_log = get_logger(__name__)
 Answer = TypeVar("Answer", wire.VideoAnswer, wire.ResultEvent)
 
 
@@ -76,11 +77,10 @@ class Videos:
         return answer_of(await self._analyzer.analyze(of_json(body), call), wire.VideoAnswer)
 
     async def analyze(self, exchange: Exchange) -> None:
-        if is_form(exchange):
-            request, streamed = of_form(await form_of(exchange))
-        else:
-            body = decode(_DECODER, await exchange.body())
-            request, streamed = of_json(body), body.stream
+        form = is_form(exchange)
+        body = await (form_of(exchange) if form else exchange.body())
+        with words(**WORDS):
+            request, streamed = of_form(body) if isinstance(body, Form) else _of_body(body)
         call = self._calls.of(exchange)
         exchange.cancel_when_gone()
         if streamed:
@@ -95,13 +95,18 @@ class Videos:
             first = await anext(events)
             await exchange.start_events()
             try:
-                await exchange.send_events(_written(_event(first)))
+                await exchange.send_events(event(_event(first)))
                 async for found in events:
-                    await exchange.send_events(_written(_event(found)))
+                    await exchange.send_events(event(_event(found)))
             except Exception as error:  # whatever it was, the client must not take the part for the whole
-                await exchange.end_events(_written(wire.BrokenEvent(_problem(exchange, error))))
+                await exchange.end_events(event(ErrorEvent(problem(exchange, error))))
                 return
             await exchange.end_events()
+
+
+def _of_body(body: bytes | memoryview) -> tuple[AnalyzeVideo, bool]:
+    read = decode(_DECODER, body)
+    return of_json(read), read.stream
 
 
 def of_json(body: wire.VideoRequest) -> AnalyzeVideo:
@@ -111,19 +116,12 @@ def of_json(body: wire.VideoRequest) -> AnalyzeVideo:
 
 def of_form(form: Form) -> tuple[AnalyzeVideo, bool]:
     """The request, and whether it is to be streamed. Raises `InvalidRequest`, `UnknownField`."""
-    for name in form.files:
-        if name != _FILE:
-            raise UnknownField(
-                f"{name[:80]} is not a file that is taken here: upload the video as file", param=name[:80]
-            )
+    check_files(form, (_FILE,))
     data = form.file(_FILE).data
     if "models" in form.fields:
         raise UnknownField("models cannot stand in a form: name one model, or send JSON", param="models")
     tasks = [word.strip() for text in form.fields.pop("tasks", ()) for word in text.split(",") if word.strip()]
-    for name, found in form.fields.items():
-        if len(found) > 1:
-            raise InvalidRequest(f"{name[:80]} came several times: send it once", param=name[:80])
-    values: dict[str, Any] = {**{name: found[0] for name, found in form.fields.items()}, "tasks": tasks}
+    values: dict[str, Any] = {**single_fields(form), "tasks": tasks}
     if "sample" in values:
         values["sample"] = _sample(values["sample"])
     options = convert(values, wire.VideoOptions, "", strict=False)
@@ -155,19 +153,6 @@ def _request(options: wire.VideoOptions, data: bytes) -> AnalyzeVideo:
         options.prompt,
         options.max_tokens,
     )
-
-
-def _written(event: msgspec.Struct) -> bytes:
-    return b"data: %b\n\n" % _ENCODER.encode(event)
-
-
-def _problem(exchange: Exchange, error: Exception) -> Problem:
-    """What a client is told of an error inside a stream that has begun; what nobody expected is logged."""
-    if isinstance(error, EngineError | HttpError):
-        return problem_of(error)
-    request_id = exchange.request_id.decode("latin-1")
-    _log.error("unexpected error", request_id=request_id, path=exchange.path, exc_info=error)
-    return Problem("internal_error", f"the server failed unexpectedly; its log says more under {request_id}")
 
 
 def _event(found: VideoOpened | VideoProgress | VideoAnalysis) -> msgspec.Struct:

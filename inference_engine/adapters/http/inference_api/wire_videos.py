@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from inference_engine.adapters.http.inference_api.errors import Problem
 from inference_engine.adapters.http.inference_api.wire import Report
-from inference_engine.adapters.http.inference_api.wire_images import LabelScore, Object, Share, Tokens, TopK
+from inference_engine.adapters.http.inference_api.wire_images import LabelScore, Object, Tokens, TopK
 from inference_engine.domain.video import DEFAULT_SIDE, MAX_SIDE
 from inference_engine.domain.video_analysis import DEFAULT_VIDEO_PROMPT, Span, VideoTask
 
@@ -39,7 +38,7 @@ class VideoOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     models: dict[ModelTask, str] = {}
     sample: Sample = Sample()
     top_k: TopK | None = None
-    threshold: Share = 0.0
+    threshold: float | None = None
     prompt: str = DEFAULT_VIDEO_PROMPT
     max_tokens: Tokens | None = None
     stream: bool = False
@@ -179,9 +178,3 @@ class FrameEvent(FrameResult, tag_field="type", tag="frame", kw_only=True, omit_
 
 class ResultEvent(VideoAnswer, tag_field="type", tag="result", omit_defaults=True):
     """The last event of a stream that went well."""
-
-
-class BrokenEvent(msgspec.Struct, tag_field="type", tag="error"):
-    """The last event of a stream that broke; what came before is not all."""
-
-    error: Problem
