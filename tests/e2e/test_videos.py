@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,9 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from inference_engine import AsyncEngine
+from inference_engine.domain.errors import InvalidRequest
+from inference_engine.domain.video import VideoSampling
 from tests.conftest import LiveServer
 from tests.fixtures.tiny_gguf import Size, tiny_gguf
 from tests.fixtures.tiny_vision import IMAGE_TOKENS, tiny_mmproj
@@ -283,3 +287,23 @@ def test_a_model_that_sees_describes_it(own: LiveServer, clip: bytes) -> None:
     summarized = posted(own, clip, tasks="summarize", max_tokens="8").json()
     assert summarized["description"]  # it is loaded by now
     assert summarized["summary"]["scenes"]
+
+
+async def test_from_python(tmp_path: Path, clip: bytes) -> None:
+    (tmp_path / "clip.mp4").write_bytes(clip)
+    async with AsyncEngine(state_dir=tmp_path / "state") as engine:
+        found = await engine.analyze_video(
+            tmp_path / "clip.mp4", tasks="track", model={"detect": "shapes-detector"}, sampling={"every_s": 0.5}
+        )
+        assert {track.label for track in found.tracks or ()} == {"circle", "star", "square"}
+        events = [type(event).__name__ async for event in engine.video_events(clip, sampling=VideoSampling(count=3))]
+        assert events == ["VideoOpened", *["VideoProgress"] * 3, "VideoAnalysis"]
+        for options, text in (
+            ({"sampling": {"every": 1}}, "'sampling.every' is not an argument"),
+            ({"loop": 1}, "'loop' is not an argument"),
+            ({"tasks": "dance"}, "arguments are wrong"),
+        ):
+            with pytest.raises(InvalidRequest, match=text):
+                await engine.analyze_video(clip, **options)
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            await engine.analyze_video(tmp_path / "none.mp4")

@@ -104,6 +104,23 @@ async def test_a_model_that_breaks_ends_the_stream_with_an_error(world: World) -
     assert (await asked(world, {"tasks": ["detect"]})).status_code == 500
 
 
+async def test_a_batch_may_hold_videos(world: World) -> None:
+    clip = base64.b64encode(DATA).decode()
+    items = [
+        {"type": "video", "id": "a", "video": clip, "tasks": ["detect"], "sample": {"count": 2}},
+        {"type": "video", "video": "AAAA"},
+        {"type": "video", "video": clip, "stream": True},
+        {"type": "video", "video": clip, "tasks": ["dance"]},
+    ]
+    async with world.client() as http:
+        results = (await http.post("/inference/batch", json={"items": items})).json()["results"]
+    assert [result["status"] for result in results] == ["succeeded", "failed", "failed", "failed"]
+    assert results[0]["result"]["sampled"] == 2
+    assert "no video that can be read" in results[1]["error"]["message"]
+    assert results[2]["error"]["field"].endswith("stream")
+    assert "it may be classify, detect, scenes" in results[3]["error"]["message"]
+
+
 def test_the_manual_has_every_field_task_and_event() -> None:
     page = (Path(__file__).parents[2] / "docs" / "api" / "inference.md").read_text()
     fields = {*wire.VideoRequest.__struct_fields__, *wire.Sample.__struct_fields__, *wire.VideoAnswer.__struct_fields__}

@@ -28,7 +28,6 @@ from inference_engine.domain.analysis import (
     Label,
     TaskReport,
 )
-from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import DeadlineExceeded, InvalidRequest, UnsupportedTask
 from inference_engine.domain.requests import Call, Chat, ImagePart, Message, Part, Predict, Sampling, TextPart
 from inference_engine.domain.results import Served
@@ -52,6 +51,7 @@ from inference_engine.domain.video_analysis import (
     VideoProgress,
     VideoTask,
 )
+from inference_engine.services.analysis.answering import whole
 from inference_engine.services.analysis.choosing import served_for
 from inference_engine.services.analysis.images import Found, ImageAnalyzer
 from inference_engine.services.analysis.outputs import image_input, labels_of
@@ -335,10 +335,7 @@ class VideoAnalyzer:
         parts.append(TextPart(request.prompt))
         chat = Chat((Message("user", tuple(parts)),), Sampling(max_tokens=request.max_tokens))
         generation = await self._inference.generate(target, chat, call)
-        answer = Answer()
-        async with aclosing(generation.deltas) as deltas:
-            async for delta in deltas:
-                answer.add(delta)
+        answer = await whole(generation)
         seconds = self._clock() - started
         return answer.text, TaskReport("describe", generation.served, seconds, 0.0, seconds, answer.usage)
 
