@@ -43,6 +43,15 @@ def at_stage(index: int, *keys: str) -> Keys:
     return "ensemble", "stages", index, *keys
 
 
+def name_and_number(target: str) -> tuple[str, int]:
+    """A stage's model as Triton writes it: a name and a version, -1 for the latest.
+
+    A version that is no number stays in the name, where it is understood as well.
+    """
+    name, _, version = target.partition(":")
+    return (name, int(version)) if version.isdigit() else (target, -1)
+
+
 class Graph(msgspec.Struct, frozen=True):
     """The stages by what they wait for. `inputs`, `outputs` and the keys of `takers` are names of the pool.
 

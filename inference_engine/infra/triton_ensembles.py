@@ -37,7 +37,7 @@ def read_ensemble(fields: Fields, scheduling: Message, signature: Signature | No
     Raises:
         InvalidManifest: with the line of the step.
     """
-    fields.known(scheduling, "ensemble_scheduling", "step")
+    fields.known(scheduling, "ensemble_scheduling", "step", "max_inflight_requests")
     if signature is None or not signature.outputs:
         raise fields.fail(scheduling.line, "an ensemble must list its input and output")
     steps = [_Step(_stage(fields, step), step.line) for step in fields.messages(scheduling, "step")]

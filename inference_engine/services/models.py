@@ -316,7 +316,7 @@ class ModelService:
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
             adapters=entry.live.loaded.adapters if entry.live else adapter_names(manifest),
             gauges=running.gauges if running else {},
-            details=_details(entry.live) if entry.live else {},
+            details=_details(entry),
         )
 
     def own_state(self, ref: ModelRef) -> ModelState:
@@ -463,15 +463,23 @@ class ModelService:
         if entry is not None:
             entry.used, entry.used_s = True, self.clock()
 
-    async def unload(self, ref: ModelRef) -> int:
+    async def unload(self, ref: ModelRef, *, stages: bool = False) -> int:
         """Let work in flight finish, end the executor; returns the bytes of memory that came back.
+
+        With `stages` the models of an ensemble are unloaded as well, except those that another one needs.
 
         Raises:
             ModelNotFound: there is no such model.
         """
         entry = self._entry(ref)
+        ensemble = self.ensemble(ref)
         async with entry.changing:
-            return await self._end(entry)
+            returned = await self._end(entry)
+        if stages and ensemble is not None:
+            for member in sorted(set(ensemble.members)):
+                if member in self._entries and member not in self._stages():
+                    returned += await self.unload(member, stages=True)
+        return returned
 
     @asynccontextmanager
     async def replacing(self, ref: ModelRef) -> AsyncGenerator[None]:
@@ -577,5 +585,9 @@ def _problem(entry: _Entry) -> Problem | None:
     return Problem(ModelLoadFailed.code, error) if error else None
 
 
-def _details(live: LiveModel) -> dict[str, Any]:
-    return live.loaded.details if live.ensemble is None else {"stages": list(map(str, live.ensemble.members))}
+def _details(entry: _Entry) -> dict[str, Any]:
+    spec = entry.stored.manifest.ensemble
+    if entry.live is None:
+        return {} if spec is None else {"stages": [stage.model for stage in spec.stages]}
+    ensemble = entry.live.ensemble
+    return entry.live.loaded.details if ensemble is None else {"stages": list(map(str, ensemble.members))}
