@@ -150,9 +150,7 @@ def _circle(stages: Sequence[Stage], makers: Mapping[str, int], left: Mapping[in
     for taker, maker in zip(circle, circle[1:], strict=False):
         name = next(name for name in stages[taker].inputs.values() if makers.get(name) == maker)
         steps.append(f"{_stage(stages, taker)} takes {name!r} from {_stage(stages, maker)}")
-    return EnsembleProblem(
-        at_stage(circle[0], "inputs"), f"stages wait for each other in a circle: {', '.join(steps)}"
-    )
+    return EnsembleProblem(at_stage(circle[0], "inputs"), f"stages wait for each other in a circle: {', '.join(steps)}")
 
 
 def _inputs(

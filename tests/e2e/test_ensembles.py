@@ -125,9 +125,7 @@ def test_decode_and_cnn_and_labels(
     np.testing.assert_allclose(answer.as_numpy("scores").sum(axis=1), 1, rtol=1e-4)
     whole = triton.InferInput("pixels", [3], "BYTES")
     whole.set_data_from_numpy(np.array(list(FILES.values()), object))
-    np.testing.assert_allclose(
-        answer.as_numpy("scores"), client.infer("shapes", [whole]).as_numpy("scores"), atol=1e-6
-    )
+    np.testing.assert_allclose(answer.as_numpy("scores"), client.infer("shapes", [whole]).as_numpy("scores"), atol=1e-6)
 
 
 @pytest.mark.parametrize("wire", ["http", "grpc"])
@@ -215,7 +213,10 @@ def test_bad_images_and_shapes(client: triton.InferenceServerClient) -> None:
     ("name", "problem"),
     [
         ("stranger", r"ensemble.stages\[2\].model: model 'nobody' does not exist"),
-        ("misfit", r"'more' is float32 \[-1, 2\] as first:1 gives it .* but float32 \[-1, 3, 64, 64\] as cnn:1 takes it"),
+        (
+            "misfit",
+            r"'more' is float32 \[-1, 2\] as first:1 gives it .* but float32 \[-1, 3, 64, 64\] as cnn:1 takes it",
+        ),
         ("loop-a", "loop-a:1 -> loop-b:1 -> loop-a:1"),
     ],
 )

@@ -50,7 +50,8 @@ def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Array:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.width, image.height, max_pixels)
             image.load()
-            return _rgb(ImageOps.exif_transpose(image), ground)
+            ImageOps.exif_transpose(image, in_place=True)  # else it is copied, turned or not
+            return _rgb(image, ground)
     except (_TooLarge, MemoryError):
         raise
     except Exception as error:  # the border to Pillow, whose decoders raise nearly anything for damaged files
@@ -86,4 +87,4 @@ def _rgb(image: Image, ground: tuple[int, int, int]) -> Array:
 
         below = PIL.Image.new("RGBA", image.size, (*ground, 255))
         image = PIL.Image.alpha_composite(below, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
