@@ -65,7 +65,8 @@ def add_mlp(root: Path, name: str, executor: str, *, tiny: bool = False) -> Path
 def add_vision(folder: Path, executor: str, instances: int) -> None:
     """`folder/models` with the ensemble `eye` of `prepare`, `cnn` and `labels`, and `folder/image.jpg` of 640 x 480.
 
-    The CNN has about 97 MFLOP for each image and random weights; `instances` are those of `prepare` and `cnn`.
+    The CNN has about 97 MFLOP for each image and random weights; `instances` are those of `prepare` and `cnn`. Their
+    batches are small, as neither gains by larger ones: so both instances share what waits.
     """
     models = folder / "models"
     homes = {name: models / name / "1" for name in ("prepare", "cnn", "labels", "eye")}
@@ -73,14 +74,14 @@ def add_vision(folder: Path, executor: str, instances: int) -> None:
         home.mkdir(parents=True)
     work = {"executor": executor, "instances": instances, "threads": 1}
     cnn_onnx(homes["cnn"] / "model.onnx", size=VISION_SIZE, classes=_VISION_CLASSES)
-    _manifest(homes["cnn"], "onnx", "model.onnx", **work)
+    _manifest(homes["cnn"], "onnx", "model.onnx", max_batch_size=2, **work)
     image = {"name": "image", "dtype": "float32", "shape": [-1, 3, VISION_SIZE, VISION_SIZE]}
     steps = [
         {"use": "image.decode"},
         {"use": "image.resize", "width": VISION_SIZE, "height": VISION_SIZE},
         {"use": "image.normalize", "mean": list(VISION_MEAN), "std": list(VISION_STD)},
     ]
-    _steps(homes["prepare"], image, {"preprocess": steps}, **work)
+    _steps(homes["prepare"], image, {"preprocess": steps}, max_batch_size=1, **work)
     (homes["labels"] / "labels.txt").write_text("".join(f"class-{index}\n" for index in range(_VISION_CLASSES)))
     logits = {"name": "logits", "dtype": "float32", "shape": [-1, _VISION_CLASSES]}
     best = [{"use": "softmax"}, {"use": "top_k", "k": 5, "labels": "labels.txt"}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 _16_TO_8 = 257
+_KEPT_BLOCKS = 2
+"""Of the memory of images, up to 16 MB each; taking it from the system anew costs more than to decode a photograph."""
 
 
 def require_pillow() -> None:
@@ -46,6 +49,7 @@ def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Array:
     _check_size(*size, max_pixels)
     from PIL import Image, ImageOps
 
+    _keep_memory()
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.width, image.height, max_pixels)
@@ -66,6 +70,14 @@ def resized(pixels: Array, width: int, height: int, method: str) -> Array:
         return pixels
     found = Image.fromarray(pixels).resize((width, height), Image.Resampling[method.upper()])
     return np.asarray(found)
+
+
+@cache
+def _keep_memory() -> None:
+    """Once in each process that decodes."""
+    from PIL import Image
+
+    Image.core.set_blocks_max(_KEPT_BLOCKS)
 
 
 class _TooLarge(ValueError):
