@@ -163,10 +163,6 @@ def _inputs(
     if declared is None:
         return taken
     names = [spec.name for spec in declared.inputs]
-    for place, name in enumerate(names):
-        if name not in taken:
-            why = f"{_stage(stages, makers[name])} makes it" if name in makers else "no stage takes it"
-            raise EnsembleProblem(("signature", "inputs", place, "name"), f"{name!r} is no input of the stages: {why}")
     for name in taken:
         if name not in names:
             index = takers[name][0]
@@ -176,6 +172,10 @@ def _inputs(
                 f"nobody makes {name!r}: no stage does, and signature.inputs does not list it; "
                 f"{suggestion(name, [*makers, *names])}",
             )
+    for place, name in enumerate(names):
+        if name not in taken:
+            why = f"{_stage(stages, makers[name])} makes it" if name in makers else "no stage takes it"
+            raise EnsembleProblem(("signature", "inputs", place, "name"), f"{name!r} is no input of the stages: {why}")
     return tuple(names)
 
 

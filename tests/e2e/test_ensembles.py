@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -20,9 +22,10 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from inference_engine import AsyncEngine
-from tests.conftest import LiveServer, free_port
+from inference_engine.infra.repository import FolderRepository
+from tests.conftest import ROOT, LiveServer, free_port
 from tests.e2e.test_images import drawn
-from tests.fixtures.ensembles import DIAMOND, add_diamond, add_eye, add_triton_diamond, write_model
+from tests.fixtures.ensembles import DIAMOND, SHAPES, add_diamond, add_eye, add_triton_diamond, write_model
 
 GIVEN = np.array([[1, 2], [3, 4], [-5, 0.5]], np.float32)
 RESULT = (2 * GIVEN + 1) * 3 - (2 * GIVEN + 1 - 5)
@@ -312,3 +315,32 @@ async def test_the_python_api(tmp_path: Path) -> None:
         answers = await asyncio.gather(*(engine.predict("diamond", {"given": GIVEN + n}) for n in range(20)))
         for number, answer in enumerate(answers):
             np.testing.assert_allclose(answer.outputs["result"], RESULT + 4 * number)
+
+
+def test_the_manual(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "ensembles.md").read_text()
+    models = tmp_path / "models"
+    for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        name = re.findall(r"name: (\S+)", text)[0]
+        beside = {"cnn": [SHAPES / "model.onnx"], "labels": [SHAPES / "labels.txt"]}.get(name, [])
+        write_model(models, name, text, *beside)
+    found, broken = FolderRepository([models]).scan()
+    assert not broken
+    assert {model.manifest.name for model in found} == {"eye", "prepare", "labels", "cnn", "diamond"}
+    (tmp_path / "circle.png").write_bytes(FILES["circle"])
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    environment = os.environ | {"INFERENCE_ENGINE_STATE_DIR": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
+    )
+    assert done.stdout == "circle\n", done.stderr
+    (command,) = re.findall(r"```console\n\$ inference-engine (.*?)\n", page)
+    done = subprocess.run(
+        [sys.executable, "-m", "inference_engine", *command.split(), "--models", "models"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert "circle" in done.stdout, done.stderr
