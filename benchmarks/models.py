@@ -72,7 +72,7 @@ def add_vision(folder: Path, executor: str, instances: int) -> None:
     homes = {name: models / name / "1" for name in ("prepare", "cnn", "labels", "eye")}
     for home in homes.values():
         home.mkdir(parents=True)
-    work = {"executor": executor, "instances": instances, "threads": 1}
+    work: dict[str, Any] = {"executor": executor, "instances": instances, "threads": 1}
     cnn_onnx(homes["cnn"] / "model.onnx", size=VISION_SIZE, classes=_VISION_CLASSES)
     _manifest(homes["cnn"], "onnx", "model.onnx", max_batch_size=2, **work)
     image = {"name": "image", "dtype": "float32", "shape": [-1, 3, VISION_SIZE, VISION_SIZE]}

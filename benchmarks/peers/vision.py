@@ -1,9 +1,9 @@
 """Images to labels in this process: `python -m benchmarks.peers.vision hand|engine FOLDER`.
 
-`FOLDER` holds what `benchmarks.models.add_vision` writes. By hand is Pillow, numpy and ONNX Runtime in as many threads as
-a question says; `engine` is the Python API with the ensemble. Answers `{"seconds": S, "concurrent": N}` on stdin with
-`{"images_per_s": R, "processor_ms": P}`, P for each image and with all child processes, and `{"label": ""}` with the best
-label and score of the image.
+`FOLDER` holds what `benchmarks.models.add_vision` writes. By hand is Pillow, numpy and ONNX Runtime in as many threads
+as a question says; `engine` is the Python API with the ensemble. Answers `{"seconds": S, "concurrent": N}` on stdin
+with `{"images_per_s": R, "processor_ms": P}`, P for each image and with all child processes, and `{"label": ""}` with
+the best label and score of the image.
 """
 
 from __future__ import annotations
@@ -40,18 +40,19 @@ class Hand:
         file = folder / "models" / "cnn" / "1" / "model.onnx"
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self._labels = (folder / "models" / "labels" / "1" / "labels.txt").read_text().splitlines()
+        self._mean, self._std = np.array(VISION_MEAN, np.float32), np.array(VISION_STD, np.float32)
         self._file = (folder / "image.jpg").read_bytes()
 
     def answer(self) -> Answer:
         image = Image.open(io.BytesIO(self._file)).convert("RGB")
         image = image.resize((VISION_SIZE, VISION_SIZE), Image.Resampling.BILINEAR)
         pixels = np.asarray(image, np.float32) / 255
-        pixels = (pixels - np.float32(VISION_MEAN)) / np.float32(VISION_STD)
+        pixels = (pixels - self._mean) / self._std
         (logits,) = self._session.run(None, {"pixels": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])})
         powers = np.exp(logits[0] - logits[0].max())
         scores = powers / powers.sum()
-        best = np.argsort(-scores)[:5]
-        return [(self._labels[index], float(scores[index])) for index in best][0]
+        best = [(self._labels[index], float(scores[index])) for index in np.argsort(-scores)[:5]]
+        return best[0]
 
     def images_per_s(self, seconds: float, concurrent: int) -> float:
         counts = [0] * concurrent

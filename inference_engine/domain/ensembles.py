@@ -8,6 +8,7 @@ to the signatures of the stages' models, which may be known only once these are 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -92,7 +93,7 @@ def graph_of(spec: EnsembleSpec, declared: Signature | None) -> Graph:
         inputs=_inputs(stages, makers, takers, declared),
         outputs=_outputs(stages, makers, takers, declared),
         order=order,
-        linear=all(one in before[later] for one, later in zip(order, order[1:], strict=False)),
+        linear=all(one in before[later] for one, later in itertools.pairwise(order)),
         waits=tuple(len({name for name in stage.inputs.values() if name in makers}) for stage in stages),
         takers=takers,
     )
@@ -147,7 +148,7 @@ def _circle(stages: Sequence[Stage], makers: Mapping[str, int], left: Mapping[in
         walked.append(min(left[walked[-1]] & left.keys()))
     circle = walked[walked.index(walked[-1]) :]
     steps = []
-    for taker, maker in zip(circle, circle[1:], strict=False):
+    for taker, maker in itertools.pairwise(circle):
         name = next(name for name in stages[taker].inputs.values() if makers.get(name) == maker)
         steps.append(f"{_stage(stages, taker)} takes {name!r} from {_stage(stages, maker)}")
     return EnsembleProblem(at_stage(circle[0], "inputs"), f"stages wait for each other in a circle: {', '.join(steps)}")

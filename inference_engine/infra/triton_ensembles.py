@@ -1,4 +1,4 @@
-"""`ensemble_scheduling` of a `config.pbtxt` as the stages of an ensemble. Knows its fields, not the rest of the file."""
+"""`ensemble_scheduling` of a `config.pbtxt` as an ensemble's stages. Knows its fields, not the rest of the file."""
 
 from __future__ import annotations
 

@@ -331,7 +331,13 @@ def test_the_manual(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     environment = os.environ | {"INFERENCE_ENGINE_STATE_DIR": str(tmp_path / "state")}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path, env=environment
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=environment,
+        check=True,
     )
     assert done.stdout == "circle\n", done.stderr
     (command,) = re.findall(r"```console\n\$ inference-engine (.*?)\n", page)
@@ -342,5 +348,6 @@ def test_the_manual(tmp_path: Path) -> None:
         timeout=60,
         cwd=tmp_path,
         env=environment,
+        check=True,
     )
     assert "circle" in done.stdout, done.stderr

@@ -121,8 +121,7 @@ _MAPS = st.dictionaries(_NAMES, _NAMES, max_size=4)
 def test_any_graph_is_ordered_or_refused(stages: list[Stage]) -> None:
     try:
         graph = graph_of(EnsembleSpec(tuple(stages)), None)
-    except EnsembleProblem as problem:
-        assert problem.text
+    except EnsembleProblem:
         return
     there = set(graph.inputs)
     for index in graph.order:
