@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from inference_engine.core.deadline import have_task
 from inference_engine.core.yaml_source import dotted
 from inference_engine.domain.ensembles import (
     MAX_DEPTH,
@@ -318,8 +319,7 @@ class _Run:
 
     async def branches(self) -> None:
         roots = [index for index, count in enumerate(self._waits) if count == 0]
-        if asyncio.current_task() is None:
-            await asyncio.sleep(0)  # the server begins some requests without a task: the first wait makes one
+        await have_task()
         try:
             async with asyncio.TaskGroup() as group:
                 for index in roots:
@@ -358,8 +358,8 @@ class _Run:
             raise self._ensemble.named(index, held.served.ref, self._fault(stage.inputs, error)) from error
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
+            if task is None or task.cancelling():
+                raise  # the client has left
             gone = ModelNotReady("it was unloaded before it had answered")  # a task group would pass this over
             raise self._ensemble.named(index, held.served.ref, gone) from None
         self.queue_s += prediction.queue_s
