@@ -59,6 +59,15 @@ ensemble:
     - {model: first, inputs: {x: given}, outputs: {y: more}}
     - {model: slow, inputs: {x: more}, outputs: {y: result}}
 """
+SLOW_FIRST = """
+name: slow-first
+version: "1"
+runtime: ensemble
+ensemble:
+  stages:
+    - {model: slow, inputs: {x: given}, outputs: {y: more}}
+    - {model: first, inputs: {x: more}, outputs: {y: result}}
+"""
 BROKEN = {
     "circle": DIAMOND.replace("given", "result").replace("diamond", "circle"),
     "twice": DIAMOND.replace("y: right}", "y: left}").replace("diamond", "twice"),
@@ -82,6 +91,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LiveServe
     slow = write_model(models, "slow", SLOW_MANIFEST)
     (slow / "model.py").write_text(SLOW)
     write_model(models, "slowed", SLOWED)
+    write_model(models, "slow-first", SLOW_FIRST)
     for name, manifest in BROKEN.items():
         write_model(models, name, manifest)
     port = free_port()
@@ -246,13 +256,18 @@ def test_a_deadline_in_the_second_stage_and_a_client_who_leaves(
     with pytest.raises(InferenceServerException, match=r"stages\[1\] \(slow:1\)"):
         client.infer("slowed", [numbers(triton, value=slow)], timeout=500_000)
     assert time.monotonic() - started < 2.5
+    client.load_model("slow-first")
     body = {"inputs": [{"name": "given", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 1.0]}]}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{served[0].url}/v2/models/slowed/infer", json=body, timeout=0.5)
-    give_up = time.monotonic() + 10
-    while served[0].model("slowed")["in_flight"] or served[0].model("slow")["in_flight"]:
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
+    for name in ("slowed", "slow-first"):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{served[0].url}/v2/models/{name}/infer", json=body, timeout=0.5)
+        give_up = time.monotonic() + 10
+        while served[0].model(name)["in_flight"] or served[0].model("slow")["in_flight"]:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+    assert not client.get_inference_statistics("first", "1")["model_stats"][0]["inference_stats"]["fail"]["count"]
+    metrics = httpx.get(f"{served[0].url}/metrics").text
+    assert re.search(r'requests_total{.*model="slow-first".*outcome="cancelled".*} 1', metrics), metrics
     failed = client.get_inference_statistics("slowed", "1")["model_stats"][0]["inference_stats"]["fail"]["count"]
     assert failed == 2
 
