@@ -23,6 +23,7 @@ from inference_engine.domain.model import Manifest, ModelRef
 from inference_engine.domain.model_store import Changes, Progress
 from inference_engine.domain.requests import Call, Embed, Generate, Predict, Principal, Rerank, Sampling, Transcribe
 from inference_engine.domain.results import Delta, Embeddings, Prediction, Ranking, Served, TextDelta, Usage
+from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.model_store import ModelStore
@@ -187,6 +188,10 @@ class AsyncEngine:
         ref = self._models.resolve(target).ref
         await self._store.delete(ref, _LOCAL)
         return ref
+
+    def statistics(self, target: str) -> ModelStatistics:
+        """What a model has done since the engine was opened. Raises `ModelNotFound`."""
+        return self._models.statistics(self._models.resolve(target).ref)
 
     def served(self, target: str) -> Served:
         """Which exact model answers to `target` now, and by which rule."""
