@@ -1,4 +1,4 @@
-"""What the person asked of `bench`, read from its options. Everything that can be wrong is found here, before minutes pass."""
+"""What the person asked of `bench`, read from its options. What can be wrong is found here, before minutes pass."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     aim: Aim
     max_p99_ms: float | None
     tune: bool
+    tries: tuple[str, ...]
     write: bool
     saves: tuple[Path, ...]
     plots: tuple[Path, ...]
@@ -78,11 +79,12 @@ def read_options(model: str, options: Mapping[str, Any]) -> Asked:
         window_s=options["window"],
         windows=options["windows"],
         tolerance=options["tolerance"] / 100,
-        max_time_s=options["max_time"],
+        max_time_s=options["max_time"] or (300.0 if options["tune"] else 180.0),
         timeout_s=options["timeout"],
         aim=options["aim"],
         max_p99_ms=options["max_p99_ms"],
         tune=options["tune"],
+        tries=options["tries"],
         write=options["write"],
         saves=options["saves"],
         plots=options["plots"],
@@ -128,6 +130,6 @@ def _check_file(option: str, file: Path, endings: tuple[str, ...]) -> None:
         raise click.BadParameter(f"there is no folder {file.parent}", param_hint=option)
     if file.suffix.lower() == ".png" and importlib.util.find_spec("matplotlib") is None:
         raise click.BadParameter(
-            "a .png needs matplotlib: pip install 'inference-engine[bench]', or draw an .svg or .html, which need nothing",
+            "a .png needs matplotlib: pip install 'inference-engine[bench]'; .svg and .html need nothing",
             param_hint=option,
         )

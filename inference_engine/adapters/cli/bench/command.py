@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ import click
 import msgspec
 
 from inference_engine.adapters.cli.options import (
-    SETTING_HELP,
     Session,
     config_option,
     json_option,
@@ -80,9 +78,7 @@ INTERRUPTED = 130
     metavar="%",
     help="Three windows that lie so near together end a level.",
 )
-@click.option(
-    "--max-time", type=click.FloatRange(0.1), default=180.0, show_default=True, metavar="S", help="Limit for the whole."
-)
+@click.option("--max-time", type=click.FloatRange(0.1), metavar="S", help="Limit for the whole. [180, with --tune 300]")
 @click.option(
     "--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True, metavar="S", help="Limit for one answer."
 )
@@ -100,6 +96,13 @@ INTERRUPTED = 130
     help="Recommend nothing slower (chat: first token).",
 )
 @click.option("--tune", is_flag=True, help="Try execution settings on servers of its own, and recommend some.")
+@click.option(
+    "--try",
+    "tries",
+    multiple=True,
+    type=click.Choice(["executor", "threads", "instances", "max_batch_size", "max_delay_ms"]),
+    help="With --tune: try this setting only; may be given several times. [all but executor]",
+)
 @click.option("--write", is_flag=True, help="With --tune: put what is recommended into the model.yaml.")
 @click.option(
     "--save",
@@ -120,7 +123,7 @@ INTERRUPTED = 130
 @quiet_option
 @json_option
 @pass_session
-def bench(session: Session, model: str, **options: Any) -> None:
+def bench(session: Session, /, model: str, **options: Any) -> None:
     """Measure MODEL under load: throughput and latency by requests at once.
 
     A running server is measured as it is; without one, a server is started for the measurement. --tune never touches a
@@ -192,7 +195,7 @@ def _tell(session: Session, outcome: Outcome, asked: Asked) -> None:
         print_json(outcome)
     elif outcome.levels:
         print_table(*table(outcome.levels))
-        click.echo(f"\n{sentence(outcome, asked.aim, asked.max_p99_ms)}")
+        click.echo(f"\n{sentence(outcome)}")
     if not session.quiet:
         for line in outcome.advice:
             note(f"note: {line}")

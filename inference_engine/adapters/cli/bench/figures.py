@@ -1,4 +1,4 @@
-"""The figures of a benchmark: windows, when they agree, and what they say together. Pure; knows no clock and no model."""
+"""The figures of a benchmark: windows, when they agree, and what they say together. Pure; knows no clock."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Keeps an HTTP server busy over raw connections: one request in flight on each, the next one as soon as it is answered.
+"""Keeps an HTTP server busy over raw connections: one request in flight on each, then at once the next one.
 
-A general HTTP client costs more than a small model does; here a request is bytes that are ready, and httptools reads the
-answer. About 30 us of one core for a request.
+A general HTTP client costs more than a small model does; here a request is bytes that are ready, and httptools reads
+the answer.
 """
 
 from __future__ import annotations

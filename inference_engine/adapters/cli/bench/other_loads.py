@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ class InsideChats:
 
     streams = True
 
-    def __init__(self, engine: AsyncEngine, target: str, prompts: AsyncIterator[str] | Any, max_tokens: int) -> None:
+    def __init__(self, engine: AsyncEngine, target: str, prompts: Iterator[str], max_tokens: int) -> None:
         self._engine = engine
         self._target = target
         self._prompts = prompts

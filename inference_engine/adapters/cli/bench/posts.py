@@ -1,4 +1,4 @@
-"""The requests of a benchmark as HTTP bodies: tensors in the binary form of v2, chats, embeddings and reranks as JSON."""
+"""The requests of a benchmark over HTTP: tensors in the binary form of v2; chats, embeddings and reranks as JSON."""
 
 from __future__ import annotations
 
@@ -13,12 +13,29 @@ from inference_engine.domain.datatypes import datatype_of, to_raw
 from inference_engine.domain.tensors import Array
 
 _WORDS = (
-    "the of and to in is was that for it with as on be at by this had are but from have an they which one you were all her "
-    "she there would their we him been has when who will no more if out so up said what its about than into them can only "
-    "other time new some could these two may first then do any like my now over such our man me even most made after also "
-    "did many off before must well back through years much where your way down should because long each just state those "
-    "people too mister how little good world make very year still see own work men day get here between both life being"
-).split()
+    *("the", "of", "and", "to", "in", "is", "was", "that", "for", "it", "with", "as", "on", "be", "at", "by", "this"),
+    *("had", "are", "but", "from", "have", "an", "they", "which", "one", "you", "were", "all", "her", "she", "there"),
+    *(
+        "would",
+        "their",
+        "we",
+        "him",
+        "been",
+        "has",
+        "when",
+        "who",
+        "will",
+        "no",
+        "more",
+        "if",
+        "out",
+        "so",
+        "up",
+        "said",
+    ),
+    *("what", "about", "than", "into", "them", "can", "only", "other", "time", "new", "some", "could", "these", "two"),
+    *("may", "first", "then", "do", "any", "like", "my", "now", "over", "such", "our", "man", "me", "even", "most"),
+)
 
 
 def infer_path(name: str, version: str) -> str:
@@ -65,7 +82,7 @@ class Prompts:
 
 
 def chats(target: str, prompts: Prompts, max_tokens: int) -> Callable[[], Post]:
-    """Streamed chat completions of exactly `max_tokens` tokens, where the runtime can go on past the end of an answer."""
+    """Streamed chat completions of exactly `max_tokens` tokens, where the runtime can go on past an answer's end."""
 
     def make() -> Post:
         body = {

@@ -18,13 +18,16 @@ Column = tuple[str, Callable[[Level], str]]
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Everything one run of `bench` found, as it is written to files.
 
-    `unit` is that of the throughput, `messages` the first message of each error, `stopped` the error that ended it early.
+    `unit` is that of the throughput, `messages` the first message of each error, `stopped` the error that
+    ended it early.
     """
 
     model: str
     where: str
     kind: str
     unit: str
+    aim: str = "throughput"
+    max_p99_ms: float | None = None
     settings: dict[str, Any] = {}
     levels: list[Level] = []
     recommended: Level | None = None
@@ -87,9 +90,9 @@ _STREAMS: list[Column] = [
     ("TOKENS/S", lambda level: number(level.tokens_per_s)),
     ("PER STREAM", lambda level: number(level.stream_tokens_per_s)),
     ("FIRST P50 MS", lambda level: number(level.first_token_p50_ms)),
-    ("P99 MS", lambda level: number(level.first_token_p99_ms)),
-    ("BETWEEN P50 MS", lambda level: number(level.inter_token_p50_ms)),
-    ("P99 MS", lambda level: number(level.inter_token_p99_ms)),
+    ("FIRST P99 MS", lambda level: number(level.first_token_p99_ms)),
+    ("NEXT P50 MS", lambda level: number(level.inter_token_p50_ms)),
+    ("NEXT P99 MS", lambda level: number(level.inter_token_p99_ms)),
     ("REQ/S", lambda level: number(level.requests_per_s)),
     ("QUEUE MS", lambda level: number(level.queue_ms)),
 ]
@@ -103,9 +106,9 @@ _LAST: list[Column] = [
 _OPTIONAL = {"SERVER CPU", "RUNNER CPU", "LOAD CPU", "MEMORY", "ERRORS"}
 
 
-def sentence(outcome: Outcome, aim: str, max_p99_ms: float | None) -> str:
+def sentence(outcome: Outcome) -> str:
     """What to run at."""
-    best = outcome.recommended
+    best, aim, max_p99_ms = outcome.recommended, outcome.aim, outcome.max_p99_ms
     limit = f" with a p99 of at most {max_p99_ms:g} ms" if max_p99_ms is not None else ""
     if best is None:
         return f"no level without errors{limit}"

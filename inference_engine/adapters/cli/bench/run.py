@@ -94,6 +94,8 @@ def outcome_of(
         where=target.where,
         kind=work.kind,
         unit=work.unit,
+        aim=asked.aim,
+        max_p99_ms=asked.max_p99_ms,
         settings=msgspec.to_builtins(execution),
         levels=levels,
         recommended=recommended(levels, asked.aim, asked.max_p99_ms),
@@ -116,8 +118,10 @@ async def work_for(target: Target, asked: Asked) -> Work:
         raise click.UsageError("--batch is for tensors and texts: a conversation is asked one at a time")
     ladder = asked.concurrency or (_CHAT_LADDER if chat else _LADDER)
     steps = tuple(Step(concurrency, rows) for rows in asked.batch for concurrency in ladder)
-    make = _predictions if kind == "predict" else _chats if chat else _texts
-    load_of = await make(target, asked, kind)
+    if kind == "predict":
+        load_of = _predictions(target, asked)
+    else:
+        load_of = await (_chats(target, asked) if chat else _texts(target, asked, kind))
     return Work(kind, steps, load_of, plan)
 
 
@@ -145,7 +149,7 @@ def kind_of(view: ModelView, asked: Asked) -> str:
     )
 
 
-async def _predictions(target: Target, asked: Asked, kind: str) -> Callable[[Step], Load]:
+def _predictions(target: Target, asked: Asked) -> Callable[[Step], Load]:
     described = target.view.signature
     signature = msgspec.convert(described, Signature) if described is not None else None
     pools = {rows: request_pool(target.manifest, signature, rows, asked.wanted) for rows in asked.batch}
@@ -153,15 +157,17 @@ async def _predictions(target: Target, asked: Asked, kind: str) -> Callable[[Ste
     return lambda step: loads[step.rows]
 
 
-async def _chats(target: Target, asked: Asked, kind: str) -> Callable[[Step], Load]:
+async def _chats(target: Target, asked: Asked) -> Callable[[Step], Load]:
     answer, prompt = asked.max_tokens or _TEXT_TOKENS, asked.prompt_tokens or _TEXT_TOKENS
     context = target.view.context_length
     if context is not None and prompt + answer > context:
         raise click.UsageError(
-            f"--prompt-tokens {prompt} and --max-tokens {answer} are more than the {context} tokens of {target.view.target}"
+            f"--prompt-tokens {prompt} and --max-tokens {answer} are more than the {context} tokens that "
+            f"{target.view.target} has room for"
         )
     prompts = Prompts(await _words(target, prompt))
-    return lambda step: target.chats(prompts, answer)
+    load = target.chats(prompts, answer)
+    return lambda _: load
 
 
 async def _texts(target: Target, asked: Asked, kind: str) -> Callable[[Step], Load]:

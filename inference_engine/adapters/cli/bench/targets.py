@@ -13,7 +13,7 @@ import msgspec
 from inference_engine.adapters.cli.bench import posts
 from inference_engine.adapters.cli.bench.client import BenchClient
 from inference_engine.adapters.cli.bench.figures import Snapshot
-from inference_engine.adapters.cli.bench.http_load import HttpLoad
+from inference_engine.adapters.cli.bench.http_load import HttpLoad, Post
 from inference_engine.adapters.cli.bench.other_loads import GrpcLoad, InsideChats, InsideLoad, InsideTexts
 from inference_engine.adapters.cli.bench.own_server import Place
 from inference_engine.adapters.cli.bench.processes import Processes, server_at
@@ -123,7 +123,7 @@ class ServerTarget:
     def reranks(self, prompts: posts.Prompts, rows: int) -> Load:
         return self._http(posts.reranks(self.view.target, prompts, rows))
 
-    def _http(self, source: Callable[[], posts.Post], *, streams: bool = False) -> HttpLoad:
+    def _http(self, source: Callable[[], Post], *, streams: bool = False) -> HttpLoad:
         if self._grpc:
             raise InvalidRequest("over gRPC only tensors are measured: take --protocol http for texts")
         return HttpLoad(self._place.url, self._place.api_key, source, streams=streams, timeout_s=self._timeout_s)
