@@ -79,5 +79,6 @@ def _flow(values: Mapping[str, Any]) -> str:
 
 
 def _scalar(value: Any) -> str:
-    """JSON's scalars are YAML's; plain words need no quotes."""
-    return value if isinstance(value, str) and value.isalpha() else json.dumps(value)
+    """JSON's scalars are YAML's; plain words that are no `yes` or `null` need no quotes."""
+    plain = isinstance(value, str) and value.isalpha() and parse_yaml(value).data == value
+    return value if plain else json.dumps(value)

@@ -144,8 +144,8 @@ def kind_of(view: ModelView, asked: Asked) -> str:
     if view.context_length is not None or _CHAT_WORDS & {view.task, *view.capabilities}:
         return "chat"
     raise click.UsageError(
-        f"{view.target} says nothing of its inputs: give them with --data FILE, or say --kind chat if it answers "
-        "conversations"
+        f"{view.target} says nothing of its inputs: give them with --data FILE, or say what it does with "
+        "--kind chat, embed or rerank"
     )
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +138,12 @@ class Search:
             self.unit, self.generates = work.unit, work.kind == "chat"
             ladder = self._asked.concurrency or (_CHAT_LEVELS if self.generates else _LEVELS)[self._asked.aim]
             steps = [Step(concurrency, rows) for rows in self._asked.batch for concurrency in ladder]
-            plan = Plan(self._asked.window_s or (2.0 if self.generates else 0.5), 6, self._asked.tolerance, 0.5)
+            plan = Plan(
+                self._asked.window_s or (2.0 if self.generates else 0.5),
+                min(6, self._asked.windows),
+                self._asked.tolerance,
+                0.5,
+            )
             time_s = max(self._left(), plan.longest_s())
             await sweep(steps, work.load_of, target.snapshot, plan, time_s, Lines(0, quiet=True), levels, {})
         finally:
@@ -318,7 +323,7 @@ def _tell(session: Session, tuned: Tuned, asked: Asked) -> None:
     if session.json:
         print_json(tuned)
     else:
-        print_table(*_table(tuned.trials, tuned.unit, asked))
+        print_table(*_table(tuned, asked))
         click.echo(f"\n{_verdict(tuned, asked)}")
         if tuned.changes:
             click.echo(f"\n{tuned.yaml}", nl=False)
@@ -339,14 +344,15 @@ def _verdict(tuned: Tuned, asked: Asked) -> str:
     if tuned.interrupted:
         return f"interrupted after {len(tuned.trials)} trials; the best so far was not measured again"
     if not tuned.changes:
-        return f"for {tuned.aim}{limit} nothing beat the settings in force by more than {MIN_GAIN:.0%}: keep them"
+        return f"for {tuned.aim}{limit} nothing beats the settings in force by more than {MIN_GAIN:.0%}: keep them"
     return f"for {tuned.aim}{limit}, {tuned.gain:+.0%} against the settings in force when both were measured again:"
 
 
-def _table(trials: Sequence[Trial], unit: str, asked: Asked) -> tuple[list[str], list[list[str]]]:
+def _table(tuned: Tuned, asked: Asked) -> tuple[list[str], list[list[str]]]:
+    trials = tuned.trials
     changed = [name for name in _SEARCHED if len({trial.settings[name] for trial in trials}) > 1]
-    head = [*[name.upper() for name in changed], "AT ONCE", unit.upper(), "P50 MS", "P99 MS", ""]
-    best = best_of(trials)
+    head = [*[name.upper() for name in changed], "AT ONCE", tuned.unit.upper(), "P50 MS", "P99 MS", ""]
+    best, word = best_of(trials), "best" if tuned.changes or tuned.interrupted else "not confirmed"
     rows = []
     for trial in trials:
         level = recommended(trial.levels, asked.aim, asked.max_p99_ms) or recommended(trial.levels, asked.aim, None)
@@ -356,7 +362,7 @@ def _table(trials: Sequence[Trial], unit: str, asked: Asked) -> tuple[list[str],
             tail = level.tail_ms if level.tail_ms != float("inf") else None
             figures = [str(level.concurrency), number(level.throughput), number(level.p50_ms), number(tail)]
         over = level is not None and asked.max_p99_ms is not None and level.tail_ms > asked.max_p99_ms
-        mark = trial.failed[:60] or ("best" if trial is best else "too slow" if over else "")
+        mark = trial.failed[:60] or (word if trial is best is not trials[0] else "too slow" if over else "")
         rows.append([*cells, *figures, "in force" if trial is trials[0] and not mark else mark])
     return head, rows
 
