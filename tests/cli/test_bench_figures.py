@@ -75,7 +75,9 @@ def test_windows_are_joined() -> None:
 
 
 def test_a_level_from_windows_and_counters() -> None:
-    before = Snapshot(requests=100, rows=200, batches=50, queue_ns=10, generator_cpu_s=1.0, server_cpu_s=2.0)
+    before = Snapshot(
+        requests=100, rows=200, batches=50, queue_ns=10, generator_cpu_s=1.0, server_cpu_s=2.0, busy_cpu_s=1.0
+    )
     after = Snapshot(
         requests=300,
         rows=1000,
@@ -85,11 +87,13 @@ def test_a_level_from_windows_and_counters() -> None:
         generator_cpu_s=1.5,
         server_cpu_s=3.0,
         server_bytes=5,
+        busy_cpu_s=4.0,
     )
     found = level_of(8, 4, window(200, 0.02, 2.0), before, after, stable=True, streams=False)
     assert (found.requests_per_s, found.rows_per_s, found.p50_ms, found.p99_ms) == (100, 400, 20, 20)
     assert (found.queue_ms, found.compute_ms, found.batch_rows) == (1.0, 2.0, 8.0)
     assert (found.generator_cpu, found.server_cpu, found.runner_cpu, found.server_bytes) == (0.25, 0.5, None, 5)
+    assert found.other_cpu == pytest.approx(0.75)
     empty = level_of(8, 4, window(0), before, before, stable=False, streams=True)
     assert (empty.p99_ms, empty.queue_ms, empty.batch_rows, empty.answer_tokens) == (None, None, None, None)
 
@@ -126,13 +130,14 @@ def test_language_models_are_held_to_their_first_token() -> None:
         ({"generator_cpu": 0.97}, "the load generator used up its processor"),
         ({"batch_rows": 63.0}, "batches are full at 64 rows"),
         ({"queue_ms": 4.0}, "a request waits 4.0 of its 5.0 ms"),
+        ({"other_cpu": 1.4}, "other programs took up to 1.4 of 2 cores"),
         ({"cache_hits": 3}, "answers came from the cache"),
         ({"stable": False}, "windows did not agree"),
     ],
 )
 def test_what_held_it_back_is_told(more: dict[str, Any], words: str) -> None:
-    assert [line for line in limits([level(8, 100, **more)], 64) if words in line]
-    assert limits([level(8, 100)], 64) == []
+    assert [line for line in limits([level(8, 100, **more)], 64, 2) if words in line]
+    assert limits([level(8, 100, other_cpu=0.2)], 64, 2) == []
 
 
 # -- the search ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -194,7 +196,8 @@ def _tell(session: Session, outcome: Outcome, asked: Asked) -> None:
     if session.json:
         print_json(outcome)
     elif outcome.levels:
-        print_table(*table(outcome.levels))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print_table(*table(outcome.levels, width))
         click.echo(f"\n{sentence(outcome)}")
     if not session.quiet:
         for line in outcome.advice:

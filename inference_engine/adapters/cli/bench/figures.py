@@ -55,7 +55,8 @@ class Window(msgspec.Struct, eq=False):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Counters at one moment, of the server and of the machine; None where it cannot be known.
 
-    Nanoseconds and counts are those of the statistics extension of v2, `*_cpu_s` CPU seconds used so far.
+    Nanoseconds and counts are those of the statistics extension of v2, `*_cpu_s` CPU seconds used so far,
+    `busy_cpu_s` those of the whole machine.
     """
 
     requests: int = 0
@@ -72,13 +73,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     runner_cpu_s: float | None = None
     server_bytes: int | None = None
     runner_bytes: int | None = None
+    busy_cpu_s: float | None = None
 
 
 class Level(msgspec.Struct, frozen=True, kw_only=True):
     """What one concurrency with one number of rows per request came to. Times are milliseconds.
 
     `queue_ms`, `compute_ms` and `other_ms` (merging, the way to the runner, splitting) are means of the server's own
-    statistics for a request, `batch_rows` the rows of a batch it formed. `*_cpu` are cores in use, `*_bytes` memory.
+    statistics for a request, `batch_rows` the rows of a batch it formed. `*_cpu` are cores in use (`other_cpu`:
+    by programs that have nothing to do with it), `*_bytes` memory.
     """
 
     concurrency: int
@@ -102,6 +105,7 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
     generator_cpu: float | None = None
     server_cpu: float | None = None
     runner_cpu: float | None = None
+    other_cpu: float | None = None
     server_bytes: int | None = None
     runner_bytes: int | None = None
     tokens_per_s: float | None = None
@@ -207,6 +211,7 @@ def level_of(
         generator_cpu=_cores(before.generator_cpu_s, after.generator_cpu_s, window.seconds),
         server_cpu=_cores(before.server_cpu_s, after.server_cpu_s, window.seconds),
         runner_cpu=_cores(before.runner_cpu_s, after.runner_cpu_s, window.seconds),
+        other_cpu=_others(before, after, window.seconds),
         server_bytes=after.server_bytes,
         runner_bytes=after.runner_bytes,
         **of_streams,
@@ -223,6 +228,17 @@ def _each(nanoseconds: int, requests: int) -> float | None:
 
 def _cores(before: float | None, after: float | None, seconds: float) -> float | None:
     return None if before is None or after is None else max(0.0, after - before) / seconds
+
+
+def _others(before: Snapshot, after: Snapshot, seconds: float) -> float | None:
+    """Cores that other programs used; None where not all of ours is known."""
+    busy = _cores(before.busy_cpu_s, after.busy_cpu_s, seconds)
+    server = _cores(before.server_cpu_s, after.server_cpu_s, seconds)
+    if busy is None or server is None:
+        return None
+    runner = _cores(before.runner_cpu_s, after.runner_cpu_s, seconds) or 0.0
+    generator = _cores(before.generator_cpu_s, after.generator_cpu_s, seconds) or 0.0
+    return max(0.0, busy - server - runner - generator)
 
 
 # -- what a sweep says ---------------------------------------------------------------------------------------------
@@ -251,8 +267,8 @@ def _middle_ms(level: Level) -> float:
     return math.inf if found is None else found
 
 
-def limits(levels: Sequence[Level], max_batch_size: int) -> list[str]:
-    """What held the throughput back, in words for people, as far as the figures tell."""
+def limits(levels: Sequence[Level], max_batch_size: int, cores: int) -> list[str]:
+    """What held the throughput back, in words for people, as far as the figures tell. `cores` the machine has."""
     found = []
     if any((level.generator_cpu or 0) >= 0.9 for level in levels):
         found.append(
@@ -266,6 +282,11 @@ def limits(levels: Sequence[Level], max_batch_size: int) -> list[str]:
         found.append(f"batches are full at {max_batch_size} rows: a larger max_batch_size may bring more")
     if (top.queue_ms or 0) > 0.5 * (top.mean_ms or math.inf):
         found.append(f"at {top.concurrency} at once a request waits {top.queue_ms:.1f} of its {top.mean_ms:.1f} ms")
+    others = max((level.other_cpu or 0.0 for level in levels), default=0.0)
+    if others >= 0.15 * cores:
+        found.append(
+            f"other programs took up to {others:.1f} of {cores} cores meanwhile: quiet the machine to trust this"
+        )
     if sum(level.cache_hits for level in levels):
         found.append("answers came from the cache: switch it off for this model (execution.cache: false)")
     if any(not level.stable for level in levels):

@@ -35,6 +35,14 @@ class Processes:
         return own_cpu, cpu_s, own_bytes, memory_bytes
 
 
+def busy_cpu_s() -> float:
+    """CPU seconds that this machine has spent on anything since it was started."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    guests = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # they are in `user` and `nice` too
+    return float(sum(times) - idle - guests)
+
+
 def _used(process: psutil.Process) -> tuple[float, int]:
     times = process.cpu_times()
     return times.user + times.system, process.memory_info().rss

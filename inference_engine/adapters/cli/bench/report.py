@@ -47,19 +47,19 @@ def number(value: float | None) -> str:
     return f"{value:.3f}"
 
 
-def table(levels: Sequence[Level]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells. Columns that say nothing anywhere are left out."""
+def table(levels: Sequence[Level], width: int | None = None) -> tuple[list[str], list[list[str]]]:
+    """Head and cells. Columns that say nothing anywhere are left out; with a `width`, also those that do not fit."""
     streams = any(level.tokens_per_s is not None for level in levels)
     columns = [*_FIRST, *(_STREAMS if streams else _ANSWERS), *_LAST]
     if all(level.rows == 1 for level in levels):
         columns = [column for column in columns if column[0] not in ("ROWS", "ROWS/S")]
-    cells = [[show(level) for _, show in columns] for level in levels]
-    kept = [
-        index
-        for index, (name, _) in enumerate(columns)
-        if name not in _OPTIONAL or any(row[index] not in ("-", "0") for row in cells)
-    ]
-    return [columns[index][0] for index in kept], [[row[index] for index in kept] for row in cells]
+    shown = {name: [show(level) for level in levels] for name, show in columns}
+    names = [name for name in shown if name not in _OPTIONAL or any(cell not in ("-", "0") for cell in shown[name])]
+    for name in _LEAST_WANTED:
+        if width is None or sum(max(map(len, (one, *shown[one]))) + 2 for one in names) <= width:
+            break
+        names = [one for one in names if one != name]
+    return names, [list(row) for row in zip(*(shown[name] for name in names), strict=True)]
 
 
 def _errors(level: Level) -> str:
@@ -104,6 +104,10 @@ _LAST: list[Column] = [
     ("ERRORS", _errors),
 ]
 _OPTIONAL = {"SERVER CPU", "RUNNER CPU", "LOAD CPU", "MEMORY", "ERRORS"}
+_LEAST_WANTED = (
+    *("LOAD CPU", "MEMORY", "SERVER CPU", "RUNNER CPU", "P95 MS", "P90 MS", "NEXT P99 MS", "REQ/S", "COMPUTE MS"),
+    *("QUEUE MS", "BATCH"),
+)
 
 
 def sentence(outcome: Outcome) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import click
 import msgspec
+import psutil
 
 from inference_engine.adapters.cli.bench.asked import Asked
 from inference_engine.adapters.cli.bench.figures import Level, limits, recommended
@@ -85,7 +86,7 @@ def outcome_of(
     stopped: str,
 ) -> Outcome:
     execution = target.manifest.execution
-    advice = limits(levels, execution.max_batch_size)
+    advice = limits(levels, execution.max_batch_size, psutil.cpu_count() or 1)
     if len(levels) < len(work.steps) and not interrupted and not stopped:
         missing = len(work.steps) - len(levels)
         advice.append(f"{missing} of {len(work.steps)} levels were left out for want of time: give more --max-time")

@@ -78,7 +78,7 @@ class Screen:
 
         parts: list[RenderableType] = [Text(self._title, style="bold")]
         if self._levels:
-            head, rows = table(self._levels)
+            head, rows = table(self._levels, self._live.console.width)
             grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
             for name in head:
                 grid.add_column(name, justify="right", header_style="bold", no_wrap=True)

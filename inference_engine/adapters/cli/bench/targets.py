@@ -16,7 +16,7 @@ from inference_engine.adapters.cli.bench.figures import Snapshot
 from inference_engine.adapters.cli.bench.http_load import HttpLoad, Post
 from inference_engine.adapters.cli.bench.other_loads import GrpcLoad, InsideChats, InsideLoad, InsideTexts
 from inference_engine.adapters.cli.bench.own_server import Place
-from inference_engine.adapters.cli.bench.processes import Processes, server_at
+from inference_engine.adapters.cli.bench.processes import Processes, busy_cpu_s, server_at
 from inference_engine.adapters.cli.client import ModelView
 from inference_engine.domain.errors import EngineError, InvalidRequest
 
@@ -98,6 +98,7 @@ class ServerTarget:
             runner_cpu_s=runner_cpu_s,
             server_bytes=server_bytes,
             runner_bytes=runner_bytes,
+            busy_cpu_s=busy_cpu_s(),
         )
 
     async def prompt_tokens(self, text: str) -> int | None:
@@ -168,6 +169,7 @@ class InsideTarget:
             runner_cpu_s=runner_cpu_s,
             server_bytes=server_bytes,
             runner_bytes=runner_bytes,
+            busy_cpu_s=busy_cpu_s(),
         )
 
     async def prompt_tokens(self, text: str) -> int | None:

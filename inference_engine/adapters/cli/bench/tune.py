@@ -39,14 +39,15 @@ if TYPE_CHECKING:
 
 _LEVELS = {"throughput": (16, 64), "latency": (1,)}
 _CHAT_LEVELS = {"throughput": (4, 16), "latency": (1,)}
+_PAIRS = 2
 _MANIFEST = "model.yaml"
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
     """What the search came to.
 
-    `gain` is the part by which `best` beat the settings in force when both were measured again; `changes` are empty
-    where that is nothing.
+    `gain` is the part by which `best` beat the settings in force when both were measured again, in the worse of two
+    repetitions; `changes` are empty where that is nothing.
     """
 
     model: str
@@ -90,7 +91,7 @@ class Search:
         search = climb(chosen, start)
         next(search)
         found = first.score
-        while self._left() > 3 * self._trial_s:  # two of them are for measuring the best again
+        while self._left() > (1 + 2 * _PAIRS) * self._trial_s:
             try:
                 candidate = search.send(found)
             except StopIteration:
@@ -100,13 +101,19 @@ class Search:
             self.trials.append(trial)
             found = trial.score
 
-    def again(self, best: Trial, progress: Progress) -> tuple[float, float]:
-        """The scores of the settings in force and of `best`, measured once more, in this order."""
-        return self.measure(self.trials[0].settings, progress).score, self.measure(best.settings, progress).score
+    def gain(self, best: Trial, progress: Progress) -> float:
+        """The part by which `best` beats the settings in force, measured anew in turns: the smaller of two pairs."""
+        pairs = []
+        for _ in range(_PAIRS):
+            before = self.measure(self.trials[0].settings, progress).score
+            after = self.measure(best.settings, progress).score
+            pairs.append(after / before - 1 if before else float(bool(after)))
+        return min(pairs)
 
     def measure(self, settings: Settings, progress: Progress) -> Trial:
         began = time.monotonic()
-        progress.begins(settings, len(self.trials), 1 - self._left() / self._asked.max_time_s)
+        name = self._named(settings)
+        progress.begins(name, 1 - self._left() / self._asked.max_time_s)
         levels: list[Level] = []
         failed = ""
         try:
@@ -118,8 +125,16 @@ class Search:
         self._trial_s = (self._trial_s + spent_s) / 2 if self._trial_s else spent_s
         usable = () if failed else tuple(levels)
         trial = Trial(settings, usable, score(usable, self._asked.aim, self._asked.max_p99_ms), failed)
-        progress.ended(trial, self.unit)
+        progress.ended(name, trial, self.unit)
         return trial
+
+    def _named(self, settings: Settings) -> str:
+        """What is other than in the settings in force."""
+        start = self.trials[0].settings if self.trials else None
+        again = "again: " if any(settings == trial.settings for trial in self.trials) else ""
+        if start in (None, settings):
+            return f"{again}in force ({worded(settings)})"
+        return again + worded({name: value for name, value in settings.items() if start and value != start[name]})
 
     @contextmanager
     def _server(self, settings: Settings) -> Iterator[ServerTarget]:
@@ -169,8 +184,7 @@ def tune(session: Session, settings: EngineSettings, asked: Asked) -> None:
             search.run(progress)
             best = best_of(search.trials)
             if best is not search.trials[0]:
-                before, after = search.again(best, progress)
-                gain = after / before - 1 if before else 1.0
+                gain = search.gain(best, progress)
         except KeyboardInterrupt:
             interrupted = True
     if not search.trials:
@@ -271,14 +285,14 @@ class Progress:
         self._task = bar.add_task("", total=1.0) if bar is not None else None
         self._quiet = quiet
 
-    def begins(self, settings: Settings, done: int, share: float) -> None:
+    def begins(self, name: str, share: float) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=share, description=f"trial {done + 1}: {worded(settings)}")
+            self._bar.update(self._task, completed=share, description=name)
 
-    def ended(self, trial: Trial, unit: str) -> None:
+    def ended(self, name: str, trial: Trial, unit: str) -> None:
         if self._quiet:
             return
-        line = f"{worded(trial.settings)}: {trial.failed or _figure(trial, self._aim, unit)}"
+        line = f"{name}: {trial.failed or _figure(trial, self._aim, unit)}"
         if self._bar is not None:
             self._bar.console.print(line, highlight=False, markup=False)
         else:
@@ -345,7 +359,9 @@ def _verdict(tuned: Tuned, asked: Asked) -> str:
         return f"interrupted after {len(tuned.trials)} trials; the best so far was not measured again"
     if not tuned.changes:
         return f"for {tuned.aim}{limit} nothing beats the settings in force by more than {MIN_GAIN:.0%}: keep them"
-    return f"for {tuned.aim}{limit}, {tuned.gain:+.0%} against the settings in force when both were measured again:"
+    return (
+        f"for {tuned.aim}{limit}, at least {tuned.gain:+.0%} against the settings in force in each of two repetitions:"
+    )
 
 
 def _table(tuned: Tuned, asked: Asked) -> tuple[list[str], list[list[str]]]:
