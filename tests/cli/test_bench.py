@@ -250,11 +250,36 @@ def test_an_image_model_gets_images(bench: Any) -> None:
     assert result.json["levels"][0]["requests"] > 0
 
 
+def test_a_search_without_time_keeps_the_settings(bench: Any, models: Path) -> None:
+    argv = (
+        "--tune",
+        "--try",
+        "max_delay_ms",
+        "-c",
+        "2",
+        "--window",
+        "0.1",
+        "--windows",
+        "3",
+        "--max-time",
+        "0.1",
+        "-q",
+    )
+    result = bench("iris", "--models", str(models), *argv)
+    assert result.code == 0, result.err
+    head, first, second, *_ = result.out.splitlines()
+    assert head.split()[:3] == ["MAX_DELAY_MS", "AT", "ONCE"]
+    assert first.split()[0] == "0"
+    assert second.split()[0] == "0.5"
+    assert "for throughput" in result.out
+
+
+@pytest.mark.slow
 def test_the_search_finds_and_writes_what_helps(bench: Any, tmp_path: Path) -> None:
     file = put(tmp_path / "models", "sleeper", "Sleeper", "execution:\n  max_batch_size: 1  # few\n")
     argv = ("--tune", "--write", "--try", "max_batch_size", "-c", "16", "--window", "0.1", "--windows", "3")
     result = bench(
-        "sleeper", "--models", str(tmp_path / "models"), *argv, "--max-time", "20", "--json", "--save", "t.csv"
+        "sleeper", "--models", str(tmp_path / "models"), *argv, "--max-time", "60", "--json", "--save", "t.csv"
     )
     assert result.code == 0, result.err
     found = result.json

@@ -170,7 +170,7 @@ def test_messages_of_errors() -> None:
 
 async def test_nothing_at_the_port_of_grpc() -> None:
     pytest.importorskip("grpc", reason="grpcio is not installed")
-    load = GrpcLoad("127.0.0.1:1", None, "m", "1", [{}])
+    load = GrpcLoad("127.0.0.1:1", None, "m", "1", [{}], timeout_s=0.3)
     with pytest.raises(Unavailable, match="Say it with --grpc"):
         async with load.running(1, Recorder()):
             pass

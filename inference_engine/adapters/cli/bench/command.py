@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from inference_engine.adapters.cli.bench.report import Outcome
     from inference_engine.core.settings import Settings
 
-Result = TypeVar("Result")
 INTERRUPTED = 130
 
 
@@ -141,7 +139,7 @@ def bench(session: Session, /, model: str, **options: Any) -> None:
 
         tune(session, settings, asked)
         return
-    from inference_engine.adapters.cli.bench.run import measured
+    from inference_engine.adapters.cli.bench.run import in_loop, measured
 
     with _target(session, settings, asked) as target:
         outcome = in_loop(lambda: measured(target, asked, quiet=session.quiet))
@@ -178,16 +176,6 @@ def _place(session: Session, settings: Settings, asked: Asked) -> Iterator[Place
         note("starting a server for the measurement" if asked.local else f"no server at {url}: starting one for this")
     with own_server(settings, asked.config, grpc=asked.protocol == "grpc") as place:
         yield place
-
-
-def in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
-    """Run it in a loop of uvloop where there is one: the load generator gets a third more out of it."""
-    try:
-        from uvloop import new_event_loop
-    except ImportError:  # not on Windows
-        return asyncio.run(work())
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(work())
 
 
 def _tell(session: Session, outcome: Outcome, asked: Asked) -> None:

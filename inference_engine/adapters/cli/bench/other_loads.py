@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from inference_engine.domain.tensors import Array
 
 _PAUSE_S = 0.05
+_CONNECT_LIMIT_S = 5.0
 _WORKERS_PER_CHANNEL = 16
 _HOPELESS = (InvalidRequest, AccessError, NotFound)
 Ask = Callable[[Recorder], Awaitable[None]]
@@ -166,7 +167,7 @@ class GrpcLoad:
         count = -(-concurrency // _WORKERS_PER_CHANNEL)
         channels = [grpc.aio.insecure_channel(self._address, options) for _ in range(count)]
         try:
-            await asyncio.wait_for(channels[0].channel_ready(), 5.0)
+            await asyncio.wait_for(channels[0].channel_ready(), min(_CONNECT_LIMIT_S, self._timeout_s))
         except TimeoutError:
             await channels[0].close()
             raise Unavailable(

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 _START_LIMIT_S = 60.0
 _END_LIMIT_S = 15.0
+_COPIED_BYTES = 1 << 20
+_PROGRAM = """
+import ctypes, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM: whoever kills the benchmark ends its server too
+from inference_engine.__main__ import main
+main()
+"""
 _OF_TENANTS = {"jobs", "files", "responses"}
 """Folders of the state that stay with the real server: ours must not take up its batches."""
 
@@ -52,7 +60,7 @@ def own_server(settings: Settings, config: str | None, *, grpc: bool, first: Seq
         _share_state(settings.state_dir, folder / "state")
         port, grpc_port = _free_port(), _free_port() if grpc else 0
         roots = (*first, *(settings.models or (settings.pulled_models,)))
-        command = [sys.executable, "-m", "inference_engine", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-c", _PROGRAM, "serve", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--grpc-port", str(grpc_port), "--no-cache", "--log-level", "error", "--log-format", "json"]
         command += ["--state-dir", str(folder / "state")]
         command += [word for root in roots if root.is_dir() for word in ("--models", str(root))]
@@ -116,7 +124,12 @@ def lay_out(root: Path, model: StoredModel, manifest_yaml: str, manifest: Manife
 
 
 def _link(source: str, destination: str) -> None:
-    """A hard link, which no loader can tell from the file; a symbolic one across file systems."""
+    """A copy of a small file, which a model may write to; of a large one a hard link, which no loader can tell from the
+    file, or a symbolic one across file systems.
+    """
+    if Path(source).stat().st_size <= _COPIED_BYTES:
+        shutil.copy(source, destination)
+        return
     try:
         Path(destination).hardlink_to(Path(source).resolve())
     except OSError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -23,6 +24,7 @@ from inference_engine.domain.errors import EngineError
 from inference_engine.domain.model import Signature
 from inference_engine.domain.text_tensors import EMBEDDING, SCORE
 
+Result = TypeVar("Result")
 _LADDER = (1, 2, 4, 8, 16, 32, 64)
 _CHAT_LADDER = (1, 2, 4, 8, 16)
 _TEXT_TOKENS = 64
@@ -105,6 +107,16 @@ def outcome_of(
         interrupted=interrupted,
         stopped=stopped,
     )
+
+
+def in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Run it in a loop of uvloop where there is one: the load generator gets a third more out of it."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # not on Windows
+        return asyncio.run(work())
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        return runner.run(work())
 
 
 # -- what is asked -------------------------------------------------------------------------------------------------

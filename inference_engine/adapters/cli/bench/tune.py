@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from inference_engine.adapters.cli.bench.command import in_loop
 from inference_engine.adapters.cli.bench.figures import Level, recommended
 from inference_engine.adapters.cli.bench.measuring import Plan, Step, sweep
 from inference_engine.adapters.cli.bench.own_server import lay_out, own_server
 from inference_engine.adapters.cli.bench.report import number
-from inference_engine.adapters.cli.bench.run import work_for
+from inference_engine.adapters.cli.bench.run import in_loop, work_for
 from inference_engine.adapters.cli.bench.screen import Lines
 from inference_engine.adapters.cli.bench.search import MIN_GAIN, Settings, Trial, axes, best_of, climb, score
 from inference_engine.adapters.cli.bench.targets import ServerTarget
@@ -91,7 +90,7 @@ class Search:
         search = climb(chosen, start)
         next(search)
         found = first.score
-        while self._left() > (1 + 2 * _PAIRS) * self._trial_s:
+        while len(self.trials) < 2 or self._left() > (1 + 2 * _PAIRS) * self._trial_s:
             try:
                 candidate = search.send(found)
             except StopIteration:
@@ -359,6 +358,9 @@ def _verdict(tuned: Tuned, asked: Asked) -> str:
         return f"interrupted after {len(tuned.trials)} trials; the best so far was not measured again"
     if not tuned.changes:
         return f"for {tuned.aim}{limit} nothing beats the settings in force by more than {MIN_GAIN:.0%}: keep them"
+    first = tuned.trials[0]
+    if asked.max_p99_ms is not None and all(level.tail_ms > asked.max_p99_ms for level in first.levels):
+        return f"for {tuned.aim}{limit}; the settings in force are slower than that:"
     return (
         f"for {tuned.aim}{limit}, at least {tuned.gain:+.0%} against the settings in force in each of two repetitions:"
     )
