@@ -276,6 +276,13 @@ class Engine:
     async def _show(self, target: str) -> tuple[ModelStatus, Manifest]:
         return self._engine.show(target)
 
+    def statistics(self, target: str) -> ModelStatistics:
+        """The counts of a model; they go on changing. See `AsyncEngine.statistics`."""
+        return self._wait(self._statistics(target))
+
+    async def _statistics(self, target: str) -> ModelStatistics:
+        return self._engine.statistics(target)
+
     def load(self, target: str) -> ModelStatus:
         """See `AsyncEngine.load`."""
         return self._wait(self._engine.load(target))
