@@ -104,7 +104,12 @@ def panels_of(outcome: Outcome) -> list[Panel]:
             ticks,
         ),
         Panel(what.partition(" (")[0].capitalize(), "requests at once", what, tuple(latency), ticks),
-        Panel("p99 by throughput", f"throughput ({unit}); numbers: requests at once", f"p99 of {what}", trade),
+        Panel(
+            "p99 by throughput",
+            f"throughput ({unit}); numbers: requests at once",
+            f"p99 {what}" if not chat else f"p99 of {what}",
+            trade,
+        ),
     ]
 
 
