@@ -94,22 +94,12 @@ def panels_of(outcome: Outcome) -> list[Panel]:
         )
         for place, (rows, group) in enumerate(by_rows.items())
     )
-    unit = outcome.unit
+    unit, at_once = outcome.unit, "requests at once"
+    tail = f"p99 of {what}" if chat else f"p99 {what}"
     return [
-        Panel(
-            "Throughput",
-            "requests at once",
-            f"throughput ({unit})",
-            tuple(lines(lambda one: one.throughput, "")),
-            ticks,
-        ),
-        Panel(what.partition(" (")[0].capitalize(), "requests at once", what, tuple(latency), ticks),
-        Panel(
-            "p99 by throughput",
-            f"throughput ({unit}); numbers: requests at once",
-            f"p99 {what}" if not chat else f"p99 of {what}",
-            trade,
-        ),
+        Panel("Throughput", at_once, f"throughput ({unit})", tuple(lines(lambda one: one.throughput, "")), ticks),
+        Panel(what.partition(" (")[0].capitalize(), at_once, what, tuple(latency), ticks),
+        Panel("p99 by throughput", f"throughput ({unit}); numbers: {at_once}", tail, trade),
     ]
 
 
