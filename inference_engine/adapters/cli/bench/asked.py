@@ -58,6 +58,8 @@ def read_options(model: str, options: Mapping[str, Any]) -> Asked:
         raise click.UsageError("--write goes with --tune: without it nothing is recommended for the model.yaml")
     if options["tune"] and (options["server"] or options["protocol"] == "inside") and _given("server", "protocol"):
         raise click.UsageError("--tune measures on servers that it starts itself: leave --server and --protocol out")
+    if options["tune"] and options["plots"]:
+        raise click.UsageError("--plot draws one sweep: leave --tune out, or take --save")
     if options["tune"] and options["protocol"] == "grpc":
         raise click.UsageError("--tune measures over HTTP: leave --protocol out")
     return Asked(

@@ -179,7 +179,7 @@ def _place(session: Session, settings: Settings, asked: Asked) -> Iterator[Place
 
 
 def _tell(session: Session, outcome: Outcome, asked: Asked) -> None:
-    from inference_engine.adapters.cli.bench.report import as_csv, sentence, table
+    from inference_engine.adapters.cli.bench.report import as_csv, sentence, table, write_file
 
     if session.json:
         print_json(outcome)
@@ -194,18 +194,11 @@ def _tell(session: Session, outcome: Outcome, asked: Asked) -> None:
             note(f"first {code}: {message}")
     for file in asked.saves:
         text = as_csv(outcome.levels) if file.suffix.lower() == ".csv" else msgspec.json.encode(outcome).decode() + "\n"
-        _write(file, text.encode())
+        write_file(file, text.encode())
     if asked.plots and outcome.levels:
         from inference_engine.adapters.cli.bench.plots import drawn
 
         for file in asked.plots:
-            _write(file, drawn(outcome, file.suffix.lower()))
+            write_file(file, drawn(outcome, file.suffix.lower()))
     if outcome.stopped:
         raise click.ClickException(f"stopped after {len(outcome.levels)} levels: {outcome.stopped}")
-
-
-def _write(file: Path, content: bytes) -> None:
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None

@@ -123,10 +123,18 @@ class Level(msgspec.Struct, frozen=True, kw_only=True):
         return self.rows_per_s if self.tokens_per_s is None else self.tokens_per_s
 
     @property
-    def tail_ms(self) -> float:
-        """The p99 that a limit is held against: of the first token for language models, else of the answer."""
-        tail = self.p99_ms if self.tokens_per_s is None else self.first_token_p99_ms
-        return math.inf if tail is None else tail
+    def middle_ms(self) -> float | None:
+        """The median that people care for: of the first token for language models, else of the answer."""
+        return self.p50_ms if self.tokens_per_s is None else self.first_token_p50_ms
+
+    @property
+    def tail_ms(self) -> float | None:
+        """The p99 of the same, which a limit is held against."""
+        return self.p99_ms if self.tokens_per_s is None else self.first_token_p99_ms
+
+    def within(self, max_p99_ms: float | None) -> bool:
+        """Whether it keeps the limit; what was never answered keeps none."""
+        return max_p99_ms is None or (self.tail_ms is not None and self.tail_ms <= max_p99_ms)
 
 
 def percentile(values: Array, share: float) -> float | None:
@@ -248,23 +256,16 @@ def recommended(levels: Sequence[Level], aim: str, max_p99_ms: float | None) -> 
     """The level to run at: for `throughput` the fewest requests at once that reach 95% of the best, for `latency` the
     one that answers soonest. Levels with errors or above the limit do not count; None when none is left.
     """
-    usable = [level for level in levels if level.requests and not level.errors]
-    if max_p99_ms is not None:
-        usable = [level for level in usable if level.tail_ms <= max_p99_ms]
+    usable = [level for level in levels if level.requests and not level.errors and level.within(max_p99_ms)]
     if not usable:
         return None
     if aim == "latency":
-        return min(usable, key=lambda level: (_middle_ms(level), level.concurrency))
+        return min(usable, key=lambda level: (level.middle_ms or math.inf, level.concurrency))
     best = max(level.throughput for level in usable)
     return min(
         (level for level in usable if level.throughput >= ENOUGH * best),
         key=lambda level: (level.concurrency * level.rows, level.concurrency),
     )
-
-
-def _middle_ms(level: Level) -> float:
-    found = level.p50_ms if level.tokens_per_s is None else level.first_token_p50_ms
-    return math.inf if found is None else found
 
 
 def limits(levels: Sequence[Level], max_batch_size: int, cores: int) -> list[str]:

@@ -88,8 +88,8 @@ def panels_of(outcome: Outcome) -> list[Panel]:
     trade = tuple(
         Series(
             _rows(rows) if several else "p99",
-            tuple((level.throughput, level.tail_ms) for level in group if math.isfinite(level.tail_ms)),
-            tuple(str(level.concurrency) for level in group if math.isfinite(level.tail_ms)),
+            tuple((level.throughput, level.tail_ms) for level in group if level.tail_ms is not None),
+            tuple(str(level.concurrency) for level in group if level.tail_ms is not None),
             place if several else 1,
         )
         for place, (rows, group) in enumerate(by_rows.items())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from inference_engine.adapters.cli.bench.figures import Level
@@ -119,11 +121,9 @@ def sentence(outcome: Outcome) -> str:
     what = "most throughput" if aim == "throughput" else "soonest answers"
     rows = f" of {best.rows} rows" if best.rows > 1 else ""
     first = "first token " if best.tokens_per_s is not None else ""
-    middle = best.p50_ms if best.tokens_per_s is None else best.first_token_p50_ms
-    tail = None if best.tail_ms == float("inf") else best.tail_ms
     return (
         f"{what}{limit}: {best.concurrency} at once{rows}: {number(best.throughput)} {outcome.unit}, "
-        f"{first}p50 {number(middle)} ms, p99 {number(tail)} ms"
+        f"{first}p50 {number(best.middle_ms)} ms, p99 {number(best.tail_ms)} ms"
     )
 
 
@@ -141,3 +141,11 @@ def as_csv(levels: Sequence[Level]) -> str:
             ]
         )
     return text.getvalue()
+
+
+def write_file(file: Path, content: bytes) -> None:
+    """Raises `click.ClickException`: it cannot be written."""
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise click.ClickException(f"{file} cannot be written: {error.strerror}") from None

@@ -35,8 +35,8 @@ class Lines:
         self._done += 1
         if not self._quiet:
             rows = f", {level.rows} rows" if level.rows > 1 else ""
-            unit = "rows/s" if level.tokens_per_s is None else "tokens/s"
-            found = f"{number(level.throughput)} {unit}, p99 {number(level.p99_ms)} ms"
+            unit, first = ("rows/s", "") if level.tokens_per_s is None else ("tokens/s", "first token ")
+            found = f"{number(level.throughput)} {unit}, {first}p99 {number(level.tail_ms)} ms"
             note(f"[{self._done}/{self._total}] {level.concurrency} at once{rows}: {found}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -90,10 +91,10 @@ def score(levels: Sequence[Level], aim: str, max_p99_ms: float | None) -> float:
     usable = [level for level in levels if level.requests and not level.errors]
     if not usable:
         return 0.0
-    within = [level for level in usable if max_p99_ms is None or level.tail_ms <= max_p99_ms]
+    within = [level for level in usable if level.within(max_p99_ms)]
     if not within:
         assert max_p99_ms is not None
-        return max(1e-6 * max_p99_ms / level.tail_ms for level in usable)
+        return max(1e-6 * max_p99_ms / (level.tail_ms or math.inf) for level in usable)
     if aim == "throughput":
         return max(level.throughput for level in within)
     soonest = min(_p95_ms(level) for level in within)

@@ -20,7 +20,7 @@ import msgspec
 from inference_engine.adapters.cli.bench.figures import Level, recommended
 from inference_engine.adapters.cli.bench.measuring import Plan, Step, sweep
 from inference_engine.adapters.cli.bench.own_server import lay_out, own_server
-from inference_engine.adapters.cli.bench.report import number
+from inference_engine.adapters.cli.bench.report import number, write_file
 from inference_engine.adapters.cli.bench.run import in_loop, work_for
 from inference_engine.adapters.cli.bench.screen import Lines
 from inference_engine.adapters.cli.bench.search import MIN_GAIN, Settings, Trial, axes, best_of, climb, score
@@ -318,9 +318,11 @@ def _progress(session: Session, asked: Asked) -> Iterator[Progress]:
 
 
 def worded(settings: Settings) -> str:
-    return ", ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in settings.items()
-    )
+    return ", ".join(f"{name} {_value(value)}" for name, value in settings.items())
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _figure(trial: Trial, aim: str, unit: str) -> str:
@@ -328,8 +330,8 @@ def _figure(trial: Trial, aim: str, unit: str) -> str:
     if best is None:
         errors = {code for level in trial.levels for code in level.errors}
         return f"errors ({', '.join(sorted(errors)) or 'no answers'})"
-    tail = best.tail_ms if best.tail_ms != float("inf") else None
-    return f"{number(best.throughput)} {unit}, p50 {number(best.p50_ms)} ms, p99 {number(tail)} ms"
+    first = "first token " if best.tokens_per_s is not None else ""
+    return f"{number(best.throughput)} {unit}, {first}p50 {number(best.middle_ms)} ms, p99 {number(best.tail_ms)} ms"
 
 
 def _tell(session: Session, tuned: Tuned, asked: Asked) -> None:
@@ -349,7 +351,7 @@ def _tell(session: Session, tuned: Tuned, asked: Asked) -> None:
             note(f"written to {tuned.written}; a server takes it up at its next start")
     for file in asked.saves:
         content = msgspec.json.encode(tuned) if file.suffix.lower() == ".json" else _as_csv(tuned).encode()
-        file.write_bytes(content)
+        write_file(file, content)
 
 
 def _verdict(tuned: Tuned, asked: Asked) -> str:
@@ -359,7 +361,7 @@ def _verdict(tuned: Tuned, asked: Asked) -> str:
     if not tuned.changes:
         return f"for {tuned.aim}{limit} nothing beats the settings in force by more than {MIN_GAIN:.0%}: keep them"
     first = tuned.trials[0]
-    if asked.max_p99_ms is not None and all(level.tail_ms > asked.max_p99_ms for level in first.levels):
+    if not any(level.within(asked.max_p99_ms) for level in first.levels):
         return f"for {tuned.aim}{limit}; the settings in force are slower than that:"
     return (
         f"for {tuned.aim}{limit}, at least {tuned.gain:+.0%} against the settings in force in each of two repetitions:"
@@ -369,17 +371,19 @@ def _verdict(tuned: Tuned, asked: Asked) -> str:
 def _table(tuned: Tuned, asked: Asked) -> tuple[list[str], list[list[str]]]:
     trials = tuned.trials
     changed = [name for name in _SEARCHED if len({trial.settings[name] for trial in trials}) > 1]
-    head = [*[name.upper() for name in changed], "AT ONCE", tuned.unit.upper(), "P50 MS", "P99 MS", ""]
+    chat = any(level.tokens_per_s is not None for trial in trials for level in trial.levels)
+    times = [f"{'FIRST ' if chat else ''}{share} MS" for share in ("P50", "P99")]
+    head = [*[name.upper() for name in changed], "AT ONCE", tuned.unit.upper(), *times, ""]
     best, word = best_of(trials), "best" if tuned.changes or tuned.interrupted else "not confirmed"
     rows = []
     for trial in trials:
         level = recommended(trial.levels, asked.aim, asked.max_p99_ms) or recommended(trial.levels, asked.aim, None)
-        cells = [worded({"": trial.settings[name]}).strip() for name in changed]
+        cells = [_value(trial.settings[name]) for name in changed]
         figures = ["-"] * 4
         if level is not None:
-            tail = level.tail_ms if level.tail_ms != float("inf") else None
-            figures = [str(level.concurrency), number(level.throughput), number(level.p50_ms), number(tail)]
-        over = level is not None and asked.max_p99_ms is not None and level.tail_ms > asked.max_p99_ms
+            times = [number(level.middle_ms), number(level.tail_ms)]
+            figures = [str(level.concurrency), number(level.throughput), *times]
+        over = level is not None and not level.within(asked.max_p99_ms)
         mark = trial.failed[:60] or (word if trial is best is not trials[0] else "too slow" if over else "")
         rows.append([*cells, *figures, "in force" if trial is trials[0] and not mark else mark])
     return head, rows
