@@ -107,6 +107,8 @@ class Search:
             before = self.measure(self.trials[0].settings, progress).score
             after = self.measure(best.settings, progress).score
             pairs.append(after / before - 1 if before else float(bool(after)))
+            if pairs[-1] <= MIN_GAIN:
+                break
         return min(pairs)
 
     def measure(self, settings: Settings, progress: Progress) -> Trial:
