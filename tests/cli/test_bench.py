@@ -125,7 +125,8 @@ def test_a_table_and_lines_for_people(bench: Any, live: LiveServer) -> None:
     assert "[2/2] 2 at once: " in result.err
 
 
-def test_a_language_model(bench: Any, live: LiveServer) -> None:
+@pytest.mark.parametrize("kind", [(), ("--kind", "complete")])
+def test_a_language_model(bench: Any, live: LiveServer, kind: tuple[str, ...]) -> None:
     argv = (
         "-c",
         "2",
@@ -140,7 +141,7 @@ def test_a_language_model(bench: Any, live: LiveServer) -> None:
         "-q",
         "--json",
     )
-    result = bench("guide", "--server", live.url, *argv)
+    result = bench("guide", "--server", live.url, *kind, *argv)
     assert result.code == 0, result.err
     (level,) = result.json["levels"]
     assert level["tokens_per_s"] > 0
@@ -235,9 +236,10 @@ def test_without_a_server(bench: Any, models: Path, protocol: str) -> None:
     assert level["server_bytes"] > 1 << 20
 
 
-def test_a_language_model_inside(bench: Any, models: Path) -> None:
+@pytest.mark.parametrize("kind", ["chat", "complete"])
+def test_a_language_model_inside(bench: Any, models: Path, kind: str) -> None:
     argv = ("--protocol", "inside", "-c", "2", "--max-tokens", "8", "--window", "0.3", "--windows", "3", "-q", "--json")
-    result = bench("guide", "--models", str(models), *argv)
+    result = bench("guide", "--models", str(models), "--kind", kind, *argv)
     assert result.code == 0, result.err
     assert result.json["levels"][0]["answer_tokens"] == 8
 

@@ -40,9 +40,10 @@ class _Tokens(msgspec.Struct):
 class BenchClient(HttpClient):
     """Raises what `HttpClient` raises."""
 
-    def count_tokens(self, target: str, text: str) -> int:
-        """The tokens of a conversation of one message."""
-        body = {"model": target, "messages": [{"role": "user", "content": text}]}
+    def count_tokens(self, target: str, text: str, chat: bool) -> int:
+        """The tokens of a conversation of one message, or of the bare text."""
+        asked = {"messages": [{"role": "user", "content": text}]} if chat else {"prompt": text}
+        body = {"model": target, **asked}
         return self._json("POST", "/tokenize", body, kind=_Tokens).count
 
     def counts(self, name: str, version: str) -> Snapshot:

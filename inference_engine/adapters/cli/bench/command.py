@@ -52,7 +52,9 @@ INTERRUPTED = 130
 )
 @click.option("--grpc", metavar="HOST:PORT", help="Where the server answers gRPC, if not at the configured port.")
 @click.option(
-    "--kind", type=click.Choice(["predict", "chat", "embed", "rerank"]), help="What to ask, if it is not clear."
+    "--kind",
+    type=click.Choice(["predict", "chat", "complete", "embed", "rerank"]),
+    help="What to ask, if it is not clear.",
 )
 @click.option(
     "--concurrency", "-c", metavar="LIST", help="Requests at once: 1,4,16 or 1:64 (doubling). [1:64, chat 1:16]"

@@ -57,7 +57,14 @@ class _Delta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
+    """A piece of a chat (`delta`) or of a completion (`text`)."""
+
     delta: _Delta = msgspec.field(default_factory=_Delta)
+    text: str | None = None
+
+    @property
+    def written(self) -> bool:
+        return bool(self.text or self.delta.content or self.delta.reasoning_content or self.delta.reasoning)
 
 
 class _Usage(msgspec.Struct):
@@ -75,7 +82,8 @@ _EVENT = msgspec.json.Decoder(_Event)
 
 
 class HttpLoad:
-    """Sends what `source` gives to the server at `url`. `streams` says that answers are chat completions in events."""
+    """Sends what `source` gives to the server at `url`. `streams` says that answers are chats or completions in
+    events."""
 
     def __init__(
         self,
@@ -294,7 +302,7 @@ class _Connection(asyncio.Protocol):
             if bytes(found.error):
                 self._error = error_message(data) or "the stream broke off"
             self._usage = found.usage or self._usage
-            if any(one.delta.content or one.delta.reasoning_content or one.delta.reasoning for one in found.choices):
+            if any(choice.written for choice in found.choices):
                 if self._pieces:
                     self._recorder.went_on(now - self._last_s)
                 else:

@@ -79,16 +79,19 @@ class InsideLoad:
         recorder.answered(time.perf_counter() - sent_s)
 
 
-class InsideChats:
-    """Conversations through the Python API."""
+class InsideGenerations:
+    """Conversations, or completions, through the Python API."""
 
     streams = True
 
-    def __init__(self, engine: AsyncEngine, target: str, prompts: Iterator[str], max_tokens: int) -> None:
+    def __init__(
+        self, engine: AsyncEngine, target: str, prompts: Iterator[str], max_tokens: int, *, chat: bool
+    ) -> None:
         self._engine = engine
         self._target = target
         self._prompts = prompts
         self._max_tokens = max_tokens
+        self._chat = chat
 
     @asynccontextmanager
     async def running(self, concurrency: int, recorder: Recorder) -> AsyncIterator[None]:
@@ -98,7 +101,13 @@ class InsideChats:
     async def _ask(self, recorder: Recorder) -> None:
         sent_s = first_s = last_s = time.perf_counter()
         pieces = tokens = prompt_tokens = 0
-        deltas = self._engine.generate(self._target, next(self._prompts), max_tokens=self._max_tokens, ignore_eos=True)
+        text = next(self._prompts)
+        options: dict[str, Any] = {"max_tokens": self._max_tokens, "ignore_eos": True}
+        deltas = (
+            self._engine.generate(self._target, text, **options)
+            if self._chat
+            else self._engine.generate(self._target, prompt=text, **options)
+        )
         async with aclosing(deltas):
             async for delta in deltas:
                 now = time.perf_counter()

@@ -57,7 +57,7 @@ def drawn(outcome: Outcome, ending: str) -> bytes:
 def panels_of(outcome: Outcome) -> list[Panel]:
     """Throughput, latency, and the one against the other."""
     levels = [level for level in outcome.levels if level.requests]
-    chat = outcome.kind == "chat"
+    chat = any(level.tokens_per_s is not None for level in levels)
     by_rows = {
         rows: [level for level in levels if level.rows == rows]
         for rows in dict.fromkeys(level.rows for level in levels)

@@ -81,19 +81,22 @@ class Prompts:
         return " ".join([str(next(self._numbers)), *[_WORDS[index] for index in words]])
 
 
-def chats(target: str, prompts: Prompts, max_tokens: int) -> Callable[[], Post]:
-    """Streamed chat completions of exactly `max_tokens` tokens, where the runtime can go on past an answer's end."""
+def generations(target: str, prompts: Prompts, max_tokens: int, *, chat: bool) -> Callable[[], Post]:
+    """Streamed chats or completions of exactly `max_tokens` tokens, where the runtime can go on past the end."""
+    options = {
+        "model": target,
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
 
     def make() -> Post:
-        body = {
-            "model": target,
-            "messages": [{"role": "user", "content": next(prompts)}],
-            "max_tokens": max_tokens,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        return Post("/v1/chat/completions", json.dumps(body).encode())
+        text = next(prompts)
+        if chat:
+            body = options | {"messages": [{"role": "user", "content": text}]}
+            return Post("/v1/chat/completions", json.dumps(body).encode())
+        return Post("/v1/completions", json.dumps(options | {"prompt": text}).encode())
 
     return make
 

@@ -28,8 +28,8 @@ Result = TypeVar("Result")
 _LADDER = (1, 2, 4, 8, 16, 32, 64)
 _CHAT_LADDER = (1, 2, 4, 8, 16)
 _TEXT_TOKENS = 64
-_UNITS = {"predict": "rows/s", "chat": "tokens/s", "embed": "texts/s", "rerank": "documents/s"}
-_CHAT_WORDS = {"chat", "completion", "text-generation", "image-text-to-text"}
+_UNITS = {"predict": "rows/s", "chat": "tokens/s", "complete": "tokens/s", "embed": "texts/s", "rerank": "documents/s"}
+_CHAT_WORDS = {"chat", "text-generation", "image-text-to-text"}
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -125,7 +125,7 @@ def in_loop(work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
 async def work_for(target: Target, asked: Asked) -> Work:
     """Raises `click.UsageError` with the option that says what is missing."""
     kind = asked.kind or kind_of(target.view, asked)
-    chat = kind == "chat"
+    chat = kind in ("chat", "complete")
     plan = Plan(asked.window_s or (3.0 if chat else 1.0), asked.windows, asked.tolerance, 1.0 if chat else 0.5)
     if chat and asked.batch != (1,):
         raise click.UsageError("--batch is for tensors and texts: a conversation is asked one at a time")
@@ -134,7 +134,7 @@ async def work_for(target: Target, asked: Asked) -> Work:
     if kind == "predict":
         load_of = _predictions(target, asked)
     else:
-        load_of = await (_chats(target, asked) if chat else _texts(target, asked, kind))
+        load_of = await (_generations(target, asked, kind) if chat else _texts(target, asked, kind))
     return Work(kind, steps, load_of, plan)
 
 
@@ -154,11 +154,13 @@ def kind_of(view: ModelView, asked: Asked) -> str:
         return "rerank"
     if view.signature is not None:
         return "predict"
+    if "completion" in view.capabilities and "chat" not in view.capabilities:
+        return "complete"
     if view.context_length is not None or _CHAT_WORDS & {view.task, *view.capabilities}:
         return "chat"
     raise click.UsageError(
         f"{view.target} says nothing of its inputs: give them with --data FILE, or say what it does with "
-        "--kind chat, embed or rerank"
+        "--kind chat, complete, embed or rerank"
     )
 
 
@@ -170,7 +172,7 @@ def _predictions(target: Target, asked: Asked) -> Callable[[Step], Load]:
     return lambda step: loads[step.rows]
 
 
-async def _chats(target: Target, asked: Asked) -> Callable[[Step], Load]:
+async def _generations(target: Target, asked: Asked, kind: str) -> Callable[[Step], Load]:
     answer, prompt = asked.max_tokens or _TEXT_TOKENS, asked.prompt_tokens or _TEXT_TOKENS
     context = target.view.context_length
     if context is not None and prompt + answer > context:
@@ -178,23 +180,23 @@ async def _chats(target: Target, asked: Asked) -> Callable[[Step], Load]:
             f"--prompt-tokens {prompt} and --max-tokens {answer} are more than the {context} tokens that "
             f"{target.view.target} has room for"
         )
-    prompts = Prompts(await _words(target, prompt))
-    load = target.chats(prompts, answer)
+    prompts = Prompts(await _words(target, prompt, chat=kind == "chat"))
+    load = target.generations(prompts, answer, chat=kind == "chat")
     return lambda _: load
 
 
 async def _texts(target: Target, asked: Asked, kind: str) -> Callable[[Step], Load]:
-    prompts = Prompts(await _words(target, asked.prompt_tokens or _TEXT_TOKENS))
+    prompts = Prompts(await _words(target, asked.prompt_tokens or _TEXT_TOKENS, chat=False))
     if kind == "embed":
         return lambda step: target.embeddings(prompts, step.rows)
     return lambda step: target.reranks(prompts, step.rows)
 
 
-async def _words(target: Target, tokens: int) -> int:
+async def _words(target: Target, tokens: int, *, chat: bool) -> int:
     """How many words make a prompt of so many tokens; one a token where the model does not tell."""
     few, many = 4, 104
-    low = await target.prompt_tokens(next(Prompts(few)))
-    high = await target.prompt_tokens(next(Prompts(many)))
+    low = await target.prompt_tokens(next(Prompts(few)), chat=chat)
+    high = await target.prompt_tokens(next(Prompts(many)), chat=chat)
     if low is None or high is None or high <= low:
         return tokens
     each = (high - low) / (many - few)

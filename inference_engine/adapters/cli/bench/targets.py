@@ -14,7 +14,7 @@ from inference_engine.adapters.cli.bench import posts
 from inference_engine.adapters.cli.bench.client import BenchClient
 from inference_engine.adapters.cli.bench.figures import Snapshot
 from inference_engine.adapters.cli.bench.http_load import HttpLoad, Post
-from inference_engine.adapters.cli.bench.other_loads import GrpcLoad, InsideChats, InsideLoad, InsideTexts
+from inference_engine.adapters.cli.bench.other_loads import GrpcLoad, InsideGenerations, InsideLoad, InsideTexts
 from inference_engine.adapters.cli.bench.own_server import Place
 from inference_engine.adapters.cli.bench.processes import Processes, busy_cpu_s, server_at
 from inference_engine.adapters.cli.client import ModelView
@@ -43,12 +43,12 @@ class Target(Protocol):
 
     async def snapshot(self) -> Snapshot: ...
 
-    async def prompt_tokens(self, text: str) -> int | None:
-        """The tokens of a conversation of this one message; None where the runtime does not tell."""
+    async def prompt_tokens(self, text: str, *, chat: bool) -> int | None:
+        """The tokens of a conversation of this one message, or of the bare text; None where nobody tells."""
 
     def predictions(self, pool: Sequence[Mapping[str, Array]]) -> Load: ...
 
-    def chats(self, prompts: posts.Prompts, max_tokens: int) -> Load: ...
+    def generations(self, prompts: posts.Prompts, max_tokens: int, *, chat: bool) -> Load: ...
 
     def embeddings(self, prompts: posts.Prompts, rows: int) -> Load: ...
 
@@ -101,9 +101,9 @@ class ServerTarget:
             busy_cpu_s=busy_cpu_s(),
         )
 
-    async def prompt_tokens(self, text: str) -> int | None:
+    async def prompt_tokens(self, text: str, *, chat: bool) -> int | None:
         try:
-            return await asyncio.to_thread(self._client.count_tokens, self.view.target, text)
+            return await asyncio.to_thread(self._client.count_tokens, self.view.target, text, chat)
         except EngineError:
             return None
 
@@ -115,8 +115,8 @@ class ServerTarget:
         path = posts.infer_path(name, version)
         return self._http(posts.in_turn([posts.infer_post(path, inputs) for inputs in pool]))
 
-    def chats(self, prompts: posts.Prompts, max_tokens: int) -> Load:
-        return self._http(posts.chats(self.view.target, prompts, max_tokens), streams=True)
+    def generations(self, prompts: posts.Prompts, max_tokens: int, *, chat: bool) -> Load:
+        return self._http(posts.generations(self.view.target, prompts, max_tokens, chat=chat), streams=True)
 
     def embeddings(self, prompts: posts.Prompts, rows: int) -> Load:
         return self._http(posts.embeddings(self.view.target, prompts, rows))
@@ -172,17 +172,18 @@ class InsideTarget:
             busy_cpu_s=busy_cpu_s(),
         )
 
-    async def prompt_tokens(self, text: str) -> int | None:
+    async def prompt_tokens(self, text: str, *, chat: bool) -> int | None:
         try:
-            return len(await self._engine.tokenize(self.view.target, text))
+            asked = {"messages": text} if chat else {"prompt": text}
+            return len(await self._engine.tokenize(self.view.target, **asked))
         except EngineError:
             return None
 
     def predictions(self, pool: Sequence[Mapping[str, Array]]) -> Load:
         return InsideLoad(self._engine, self.view.target, pool)
 
-    def chats(self, prompts: posts.Prompts, max_tokens: int) -> Load:
-        return InsideChats(self._engine, self.view.target, prompts, max_tokens)
+    def generations(self, prompts: posts.Prompts, max_tokens: int, *, chat: bool) -> Load:
+        return InsideGenerations(self._engine, self.view.target, prompts, max_tokens, chat=chat)
 
     def embeddings(self, prompts: posts.Prompts, rows: int) -> Load:
         return InsideTexts(lambda: self._engine.embed(self.view.target, _some(prompts, rows)))

@@ -151,7 +151,7 @@ class Search:
         try:
             await target.open(str(self._model.manifest.ref))
             work = await work_for(target, self._asked)
-            self.unit, self.generates = work.unit, work.kind == "chat"
+            self.unit, self.generates = work.unit, work.kind in ("chat", "complete")
             ladder = self._asked.concurrency or (_CHAT_LEVELS if self.generates else _LEVELS)[self._asked.aim]
             steps = [Step(concurrency, rows) for rows in self._asked.batch for concurrency in ladder]
             plan = Plan(
