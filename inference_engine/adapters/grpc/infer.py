@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from inference_engine.adapters.grpc import generation, tensors
 from inference_engine.adapters.grpc.admission import Admission, Caller, abort, told
+from inference_engine.adapters.grpc.answers import Answers, head_of
 from inference_engine.adapters.grpc.protocol import InferResponse, StreamResponse
 from inference_engine.adapters.grpc.tensors import Place
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.errors import EngineError, InvalidRequest, ShuttingDown, UnknownField, UnsupportedTask
 from inference_engine.domain.requests import Predict
-from inference_engine.domain.results import Served
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
@@ -46,26 +46,21 @@ class Infer:
         self._inference = inference
         self._admission = admission
         self._regions = regions
+        self._encode = Answers(regions).encoded
         self._closing = asyncio.Event()
 
     def close(self) -> None:
         """End the streams that wait for their client's next request; what is being answered goes on."""
         self._closing.set()
 
-    async def unary(self, request: Any, context: Any) -> Any:
-        """ModelInfer: one answer; a generation is answered whole."""
+    async def unary(self, request: Any, context: Any) -> bytes:
+        """ModelInfer: one answer, encoded; a generation is answered whole. A hot path: measured."""
         try:
             caller = self._admission.admit(context)
             asked = _asked(request)
             inputs = tensors.decoded(request, self._regions)
-            wanted = await self._generation(asked, inputs)
-            if wanted is not None:
-                if wanted.stream:
-                    raise UnsupportedTask(
-                        "stream is true: call ModelStreamInfer, which can answer in parts", param="stream"
-                    )
-                async with aclosing(self._generated(request, asked, wanted, caller, context)) as answers:
-                    return await anext(answers)
+            if generation.TEXT_INPUT in inputs and (wanted := await self._generation(asked, inputs)) is not None:
+                return await self._whole(request, asked, wanted, caller, context)
             return await self._predicted(request, asked, inputs, caller, context)
         except Exception as error:
             return await abort(context, error, "ModelInfer")
@@ -81,6 +76,16 @@ class Infer:
                             yield answer
         except EngineError as error:
             await abort(context, error, "ModelStreamInfer")
+
+    async def _whole(
+        self, request: Any, asked: Asked, wanted: generation.Wanted, caller: Caller, context: Any
+    ) -> bytes:
+        """A generation as one answer."""
+        if wanted.stream:
+            raise UnsupportedTask("stream is true: call ModelStreamInfer, which can answer in parts", param="stream")
+        async with aclosing(self._generated(request, asked, wanted, caller, context)) as answers:
+            encoded: bytes = (await anext(answers)).SerializeToString()
+            return encoded
 
     async def _requests(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
         """The requests of a stream, until its client ends it.
@@ -129,7 +134,7 @@ class Infer:
                 async for answer in answers:
                     yield answer
             return
-        answer = await self._predicted(request, asked, inputs, caller, context)
+        answer = InferResponse.FromString(await self._predicted(request, asked, inputs, caller, context))
         answer.parameters[FINAL].bool_param = True
         yield answer
 
@@ -149,15 +154,12 @@ class Infer:
 
     async def _predicted(
         self, request: Any, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
-    ) -> Any:
+    ) -> bytes:
         for name in asked.rest:
             raise UnknownField(f"parameters: {name[:80]!r} is not supported here: leave it out", param=name[:80])
         call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
         prediction = await self._inference.predict(asked.target, Predict(inputs, asked.outputs), call)
-        response = _head(request, prediction.served)
-        for name, array in prediction.outputs.items():
-            tensors.add_output(response, name, array, asked.places.get(name), self._regions)
-        return response
+        return self._encode(request.id, prediction, asked.places)
 
     async def _generated(
         self, request: Any, asked: Asked, wanted: generation.Wanted, caller: Caller, context: Any
@@ -173,7 +175,8 @@ class Infer:
         answer = await self._inference.generate(asked.target, wanted.request, call)
         async with aclosing(generation.parts(answer.deltas, whole=not wanted.stream)) as parts:
             async for part in parts:
-                response = _head(request, answer.served)
+                response = head_of(answer.served)
+                response.id = request.id
                 tensors.add_output(response, generation.TEXT_OUTPUT, part.tensor, None, self._regions)
                 if part.done is not None:
                     response.parameters[FINAL].bool_param = True
@@ -189,13 +192,6 @@ async def _next(requests: AsyncIterator[Any]) -> Any:
         return await requests.__anext__()
     except StopAsyncIteration:
         return None
-
-
-def _head(request: Any, served: Served) -> Any:
-    response = InferResponse(model_name=served.ref.name, model_version=served.ref.version, id=request.id)
-    response.parameters["route"].string_param = served.route
-    response.parameters["rule"].string_param = served.rule
-    return response
 
 
 def target_of(name: str, version: str) -> str:

@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from inference_engine.adapters.grpc.access_log import AccessLog
+from inference_engine.adapters.grpc.access_log import AccessLog, Unary
 from inference_engine.adapters.grpc.admission import Admission, abort
 from inference_engine.adapters.grpc.infer import Infer
 from inference_engine.adapters.grpc.protocol import METHODS, POOL, SERVICE, message
@@ -139,7 +139,9 @@ class GrpcServer:
                 stream = log.stream(path, self._infer.stream) if log else self._infer.stream
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(stream, read, write)
                 continue
-            unary = self._infer.unary if method.name == "ModelInfer" else partial(self._answer, method.name)
+            unary: Unary = partial(self._answer, method.name)
+            if method.name == "ModelInfer":
+                unary, write = self._infer.unary, None  # it encodes its answers itself
             handlers[method.name] = grpc.unary_unary_rpc_method_handler(
                 log.unary(path, unary) if log else unary, read, write
             )

@@ -97,7 +97,7 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
 
 def _shape(name: str, given: Any) -> tuple[int, ...]:
     shape = tuple(given)
-    if len(shape) > _MAX_RANK or any(not 0 <= size <= _MAX_DIM for size in shape):
+    if shape and (len(shape) > _MAX_RANK or min(shape) < 0 or max(shape) > _MAX_DIM):
         raise InvalidTensor(
             f"input {name!r} has the shape {list(shape[:_MAX_RANK])}: at most {_MAX_RANK} dimensions from 0 to 2^48",
             param=name,
