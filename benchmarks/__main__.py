@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import echo, latency, llm, mlp, report, serving, start
+from benchmarks import echo, grpc_echo, latency, llm, mlp, report, serving, start
 from benchmarks.compare import Result
 from benchmarks.plan import Plan
 from benchmarks.processes import BenchmarkError
@@ -19,6 +19,7 @@ from benchmarks.processes import BenchmarkError
 _BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "start": start.measure,
     "echo": echo.measure,
+    "grpc": grpc_echo.measure,
     "latency": latency.measure,
     "mlp": mlp.measure,
     "llm": llm.measure,
