@@ -89,6 +89,12 @@ build/vllm/test.stamp: pyproject.toml
 	$(PIP) --editable '.[openvino]' --group bench
 	@touch $@
 
+# MLServer, a peer in the benchmarks, has dependencies that exclude ours; its workers fail with uvloop 0.22.
+build/mlserver/bench.stamp: Makefile
+	$(PYTHON) -m venv build/mlserver
+	build/mlserver/bin/python -m pip --disable-pip-version-check install --quiet 'mlserver==1.7.*' 'uvloop<0.22' onnxruntime
+	@touch $@
+
 .venv/training.stamp: .venv/server.stamp training/requirements.txt
 	$(PIP) torch==2.13.0
 	$(PIP) --requirement training/requirements.txt

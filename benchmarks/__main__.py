@@ -55,7 +55,9 @@ def main() -> int:
 
 
 def _plan(folder: Path, rounds: int, quick: bool) -> Plan:
-    return Plan(folder, rounds, seconds=1, tokens=16) if quick else Plan(folder, rounds, seconds=3, tokens=64)
+    return (
+        Plan(folder, rounds, seconds=1, tokens=16, quick=True) if quick else Plan(folder, rounds, seconds=3, tokens=64)
+    )
 
 
 def _options() -> argparse.Namespace:

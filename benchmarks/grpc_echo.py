@@ -70,6 +70,6 @@ def measure(plan: Plan) -> Result:
 def _check_equal(ports: dict[str, int]) -> None:
     """Raises: BenchmarkError: the servers do not do the same work."""
     request = request_bytes("echo", ECHO_INPUTS)
-    answers = [answer_of(port, request)[0] for port in ports.values()]
-    if not np.array_equal(*answers):
-        raise BenchmarkError(f"the answers differ: {answers}")
+    ours, bare = (answer_of(port, request)[0] for port in ports.values())
+    if not np.array_equal(ours, bare):
+        raise BenchmarkError(f"the answers differ: {ours}, {bare}")

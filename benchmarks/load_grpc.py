@@ -29,7 +29,8 @@ _CONNECTIONS = 4
 _SPARE_S = 20.0
 _ODD_SIZES = 0.02  # of an answer: calls that the end of a measurement cuts
 _FOUND = re.compile(
-    r"finished in (?P<seconds>[\d.]+)(?P<unit>m?s).*\b(?P<answers>\d+) succeeded.*\((?P<data_bytes>\d+)\) data", re.DOTALL
+    r"finished in (?P<seconds>[\d.]+)(?P<unit>m?s).*\b(?P<answers>\d+) succeeded.*\((?P<data_bytes>\d+)\) data",
+    re.DOTALL,
 )
 
 

@@ -6,7 +6,6 @@ knows no models: the least code that does the same work for a good request.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from typing import Any
