@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import echo, grpc_echo, latency, llm, mlp, report, serving, start
+from benchmarks import echo, grpc_echo, latency, llm, loads, mlp, report, serving, start, tensors
 from benchmarks.compare import Result
 from benchmarks.plan import Plan
 from benchmarks.processes import BenchmarkError
@@ -21,9 +21,11 @@ _BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "echo": echo.measure,
     "grpc": grpc_echo.measure,
     "latency": latency.measure,
+    "loads": loads.measure,
     "mlp": mlp.measure,
     "llm": llm.measure,
     "serving": serving.measure,
+    "tensors": tensors.measure,
 }
 _LIMIT_S = 2400
 _QUICK_LIMIT_S = 400

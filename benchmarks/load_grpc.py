@@ -1,6 +1,6 @@
 """Keeps calls of ModelInfer outstanding and counts their answers: h2load, or Python clients where it is missing.
 
-`python -m benchmarks.load_grpc PORT OUTSTANDING SECONDS REQUEST_FILE` is one of the clients; it prints `{"answers": N}`.
+`python -m benchmarks.load_grpc PORT OUTSTANDING SECONDS REQUEST_FILE` is one of the clients: prints `{"answers": N}`.
 They need as much CPU time as the server: with them only the server's own CPU time tells anything.
 """
 

@@ -16,6 +16,8 @@ from tests.fixtures.tiny_onnx import mlp_onnx
 MLP_INPUTS = 256
 TINY_INPUTS = 16
 ECHO_INPUTS = 16
+IMAGE_SHAPE = (1, 3, 296, 296)
+"""An image of float32 numbers, 1.05 MB."""
 _TINY_HIDDEN = 16
 _ECHO = f"""
 class Model:
@@ -25,11 +27,25 @@ class Model:
     def predict(self, inputs):
         return inputs
 """
+_MEANS = """
+class Model:
+    inputs = [{"name": "x", "dtype": "float32", "shape": [-1, 3, -1, -1]}]
+    outputs = [{"name": "y", "dtype": "float32", "shape": [-1, 3]}]
+
+    def predict(self, inputs):
+        return {"y": inputs["x"].mean(axis=(2, 3))}
+"""
 
 
 def add_echo(root: Path, name: str, executor: str) -> None:
     """A model that gives back what it gets."""
     folder = python_model(root / name / "1", _ECHO)
+    _manifest(folder, "python", "model.py:Model", executor=executor)
+
+
+def add_means(root: Path, name: str, executor: str) -> None:
+    """A model that gives the mean of each channel of an image: quick, and has to read all of it."""
+    folder = python_model(root / name / "1", _MEANS)
     _manifest(folder, "python", "model.py:Model", executor=executor)
 
 
