@@ -155,6 +155,9 @@ def _typed(name: str, datatype: str, shape: tuple[int, ...], contents: Any) -> A
 def add_output(response: Any, name: str, array: Array, place: Place | None, regions: Regions) -> None:
     """Append an output to a `ModelInferResponse`, as raw contents or into shared memory.
 
+    One in shared memory has an empty entry in the raw contents, as in Triton: clients find raw contents by the place of
+    an output among all.
+
     Raises:
         InferenceFailed: the protocol has no such datatype. InvalidTensor: it does not fit its place.
     """
@@ -166,6 +169,7 @@ def add_output(response: Any, name: str, array: Array, place: Place | None, regi
     if place is None:
         response.raw_output_contents.append(raw)
         return
+    response.raw_output_contents.append(b"")
     regions.write(place.region, place.offset, place.size_bytes, raw, name)
     output.parameters[_REGION].string_param = place.region
     output.parameters[_SIZE].int64_param = len(raw)

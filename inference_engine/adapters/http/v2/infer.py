@@ -103,7 +103,7 @@ class Infer:
         for name, array in prediction.outputs.items():
             output: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": array.shape}
             if name in wanted.places:
-                output["parameters"] = write_output(self._regions, name, array, wanted.places[name])
+                write_output(self._regions, name, array, wanted.places[name])
             elif name in wanted.binary or (wanted.default and name not in wanted.names):
                 chunks.append(to_raw(array))
                 output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
