@@ -18,6 +18,7 @@ from inference_engine.domain.tensors import Array
 _MAX_RANK = 32
 _MAX_DIM = 2**48
 _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
+_BINARY_SIZE = "binary_data_size"
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT64": "int64_contents",
@@ -67,7 +68,11 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
         if name in inputs:
             raise InvalidTensor(f"input {name!r} is given twice", param=name)
         shape = _shape(name, tensor.shape)
-        place = place_of(name, parameters(tensor.parameters), "input") if tensor.parameters else None
+        place = size = None
+        if tensor.parameters:
+            given = parameters(tensor.parameters)
+            size = given.pop(_BINARY_SIZE, None)
+            place = place_of(name, given, "input")
         if place is not None:
             if tensor.HasField("contents"):
                 raise InvalidTensor(f"input {name!r} has both contents and shared memory", param=name)
@@ -82,9 +87,14 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
                 )
             if taken >= len(raws):
                 raise InvalidTensor(f"input {name!r} has no entry in raw_input_contents", param=name)
-            inputs[name] = from_raw(name, tensor.datatype, shape, raws[taken])
+            raw = raws[taken]
+            if size is not None:
+                _check_size(name, size, len(raw))
+            inputs[name] = from_raw(name, tensor.datatype, shape, raw)
             taken += 1
         else:
+            if size is not None:
+                _check_size(name, size, 0)
             inputs[name] = _typed(name, tensor.datatype, shape, tensor.contents)
     if taken != len(raws):
         raise InvalidRequest(
@@ -93,6 +103,16 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
     if not inputs:
         raise InvalidRequest("inputs is empty: send at least one tensor", param="inputs")
     return inputs
+
+
+def _check_size(name: str, declared: Any, size_bytes: int) -> None:
+    """KServe's client declares over gRPC, too, how long a raw input is."""
+    if declared != size_bytes:
+        raise InvalidTensor(
+            f"input {name!r} declares {_BINARY_SIZE} {str(declared)[:40]}, its entry in raw_input_contents has "
+            f"{size_bytes} bytes",
+            param=name,
+        )
 
 
 def _shape(name: str, given: Any) -> tuple[int, ...]:

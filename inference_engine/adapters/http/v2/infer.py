@@ -74,6 +74,11 @@ class Infer:
         if request.outputs is not UNSET or request.parameters is not UNSET:
             wanted = _ALL_BINARY if _is_all_binary(request) else _wanted(request)
         params = exchange.path_params
+        if request.model_name is not UNSET and request.model_name != params["model"]:
+            raise InvalidRequest(
+                f"model_name is {shown(request.model_name)}, the path says {params['model']!r}: leave it out",
+                param="model_name",
+            )
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
