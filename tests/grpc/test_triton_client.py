@@ -26,6 +26,7 @@ from tests.grpc.conftest import serving
 from tests.http.support import World
 
 Live = tuple[World, str]
+LIE = {"binary_data_size": {"int64_param": 15}}
 FLOWERS = np.array([[1, 2, 3, 4], [5, 6, 7, 8.5]], np.float32)
 
 
@@ -264,7 +265,7 @@ def _damaged() -> list[tuple[str, Any, str]]:
     raw = b"\0" * 16
     return [
         ("too few bytes", pb(inputs=[tensor], raw_input_contents=[raw[:-1]]), "15 bytes"),
-        ("lying size", pb(inputs=[tensor | {"parameters": {"binary_data_size": {"int64_param": 15}}}], raw_input_contents=[raw]), "has 16 bytes"),
+        ("lying size", pb(inputs=[tensor | {"parameters": LIE}], raw_input_contents=[raw]), "has 16 bytes"),
         ("huge shape", pb(inputs=[tensor | {"shape": [2**40, 2**20]}], raw_input_contents=[raw]), "needs"),
         ("negative shape", pb(inputs=[tensor | {"shape": [-1, 4]}], raw_input_contents=[raw]), "shape"),
         ("deep shape", pb(inputs=[tensor | {"shape": [1] * 40}], raw_input_contents=[raw]), "32 dimensions"),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from inference_engine.adapters.grpc import generation, tensors
 from inference_engine.adapters.grpc.admission import Admission, Caller, abort, told
 from inference_engine.adapters.grpc.answers import Answers, head_of
-from inference_engine.adapters.grpc.protocol import InferResponse, StreamResponse
+from inference_engine.adapters.grpc.protocol import InferRequest, InferResponse, StreamResponse, read
 from inference_engine.adapters.grpc.tensors import Place
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.errors import EngineError, InvalidRequest, ShuttingDown, UnknownField, UnsupportedTask
@@ -53,10 +53,11 @@ class Infer:
         """End the streams that wait for their client's next request; what is being answered goes on."""
         self._closing.set()
 
-    async def unary(self, request: Any, context: Any) -> bytes:
+    async def unary(self, encoded: bytes, context: Any) -> bytes:
         """ModelInfer: one answer, encoded; a generation is answered whole. A hot path: measured."""
         try:
             caller = self._admission.admit(context)
+            request = read(InferRequest, encoded)
             asked = _asked(request)
             inputs = tensors.decoded(request, self._regions)
             if generation.TEXT_INPUT in inputs and (wanted := await self._generation(asked, inputs)) is not None:

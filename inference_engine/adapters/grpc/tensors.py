@@ -68,11 +68,7 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
         if name in inputs:
             raise InvalidTensor(f"input {name!r} is given twice", param=name)
         shape = _shape(name, tensor.shape)
-        place = size = None
-        if tensor.parameters:
-            given = parameters(tensor.parameters)
-            size = given.pop(_BINARY_SIZE, None)
-            place = place_of(name, given, "input")
+        place, size = _placed(name, tensor.parameters) if tensor.parameters else (None, None)
         if place is not None:
             if tensor.HasField("contents"):
                 raise InvalidTensor(f"input {name!r} has both contents and shared memory", param=name)
@@ -88,13 +84,11 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
             if taken >= len(raws):
                 raise InvalidTensor(f"input {name!r} has no entry in raw_input_contents", param=name)
             raw = raws[taken]
-            if size is not None:
-                _check_size(name, size, len(raw))
+            _check_size(name, size, len(raw))
             inputs[name] = from_raw(name, tensor.datatype, shape, raw)
             taken += 1
         else:
-            if size is not None:
-                _check_size(name, size, 0)
+            _check_size(name, size, 0)
             inputs[name] = _typed(name, tensor.datatype, shape, tensor.contents)
     if taken != len(raws):
         raise InvalidRequest(
@@ -105,9 +99,16 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
     return inputs
 
 
+def _placed(name: str, given: Any) -> tuple[Place | None, Any]:
+    """Where an input is in shared memory, and its `binary_data_size`; None for what is not said."""
+    values = parameters(given)
+    size = values.pop(_BINARY_SIZE, None)
+    return place_of(name, values, "input"), size
+
+
 def _check_size(name: str, declared: Any, size_bytes: int) -> None:
     """KServe's client declares over gRPC, too, how long a raw input is."""
-    if declared != size_bytes:
+    if declared is not None and declared != size_bytes:
         raise InvalidTensor(
             f"input {name!r} declares {_BINARY_SIZE} {str(declared)[:40]}, its entry in raw_input_contents has "
             f"{size_bytes} bytes",

@@ -36,6 +36,7 @@ _KNOWN = frozenset({"binary_data_output", "timeout", "priority", *_SEQUENCE})
 _OUTPUT_KNOWN = frozenset({"binary_data", "classification"})
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
+_MAX_DIGITS = 19
 _NOTHING = memoryview(b"")
 
 
@@ -186,7 +187,7 @@ def _repeated(request: InferRequest) -> InvalidRequest:
 
 
 def _split(body: bytes, header_length: bytes) -> tuple[memoryview, memoryview]:
-    if not header_length.isdigit() or int(header_length) > len(body):
+    if not header_length.isdigit() or len(header_length) > _MAX_DIGITS or int(header_length) > len(body):
         raise InvalidRequest(
             f"Inference-Header-Content-Length must be the size of the JSON part, at most {len(body)} bytes here",
             param="Inference-Header-Content-Length",
