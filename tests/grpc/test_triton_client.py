@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import shared_memory
+from secrets import token_hex
 from typing import Any
 
 import grpc
@@ -17,9 +18,10 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.utils.shared_memory as shm
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from inference_engine.domain.errors import InferenceFailed
 from tests.grpc.conftest import serving
@@ -215,6 +217,82 @@ def test_shared_memory(client: triton.InferenceServerClient, size: str) -> None:
         client.unregister_system_shared_memory()
         memory.close()
         memory.unlink()
+
+
+def test_shared_memory_as_the_client_keeps_it(client: triton.InferenceServerClient) -> None:
+    """`tritonclient.utils.shared_memory`, numbers and strings, for inputs and outputs."""
+    words = np.array([b"one", b"", "zw\u00f6lf".encode()], object).reshape(1, 3)
+    packed = serialize_byte_tensor(words)
+    size = len(packed.item())
+    handle = shm.create_shared_memory_region("region", f"/test-{token_hex(6)}", 256)
+    try:
+        shm.set_shared_memory_region(handle, [packed], offset=64)
+        shm.set_shared_memory_region(handle, [FLOWERS])
+        client.register_system_shared_memory("region", handle._shm_key, 256)
+        for model, datatype, dtype, shape, place in (
+            ("echo", "FP32", np.float32, FLOWERS.shape, (FLOWERS.nbytes, 0)),
+            ("echo-bytes", "BYTES", np.object_, words.shape, (size, 64)),
+        ):
+            tensor = triton.InferInput("x", list(shape), datatype)
+            tensor.set_shared_memory("region", *place)
+            wanted = triton.InferRequestedOutput("y")
+            wanted.set_shared_memory("region", 64, offset=128)
+            client.infer(model, [tensor], outputs=[wanted])
+            found = shm.get_contents_as_numpy(handle, dtype, shape, offset=128)
+            assert found.tolist() == (FLOWERS if datatype == "FP32" else words).tolist()
+    finally:
+        client.unregister_system_shared_memory()
+        shm.destroy_shared_memory_region(handle)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compression_both_ways(live: Live, algorithm: str) -> None:
+    kind = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}[algorithm]
+    array = np.zeros((4000, 4), np.float32)
+    with grpc.insecure_channel(live[1], compression=kind) as channel:
+        stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        request = triton.service_pb2.ModelInferRequest(model_name="echo", raw_input_contents=[array.tobytes()])
+        request.inputs.add(name="x", datatype="FP32", shape=array.shape)
+        assert stub.ModelInfer(request).raw_output_contents[0] == array.tobytes()
+    with triton.InferenceServerClient(live[1]) as client:
+        answers: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)), compression_algorithm=algorithm)
+        client.async_stream_infer("echo", [given(array)])
+        result, error = answers.get(timeout=10)
+        assert error is None
+        assert np.array_equal(result.as_numpy("y"), array)
+
+
+def test_keepalive_pings_are_no_attack(live: Live) -> None:
+    """A client that pings far more often than gRPC's default allows is not sent away."""
+    options = triton.KeepAliveOptions(
+        keepalive_time_ms=50,
+        keepalive_timeout_ms=5000,
+        keepalive_permit_without_calls=True,
+        http2_max_pings_without_data=0,
+    )
+    with triton.InferenceServerClient(live[1], keepalive_options=options) as client:
+        for _ in range(3):
+            assert np.array_equal(client.infer("echo", [given(FLOWERS)]).as_numpy("y"), FLOWERS)
+            time.sleep(0.3)
+
+
+def test_callbacks_and_cancelling(live: Live, client: triton.InferenceServerClient) -> None:
+    done: queue.Queue[Any] = queue.Queue()
+    for number in range(8):
+        client.async_infer("echo", [given(FLOWERS + number)], lambda result, error: done.put((result, error)))
+    found = [done.get(timeout=10) for _ in range(8)]
+    assert all(error is None for _, error in found)
+    assert sorted(result.as_numpy("y")[0, 0] for result, _ in found) == list(range(1, 9))
+    live[0].chatty.hold = 1
+    try:
+        call = client.async_infer("chatty", prompt("a b"), lambda result, error: done.put((result, error)))
+        time.sleep(0.1)
+        call.cancel()
+        _, error = done.get(timeout=10)
+        assert error.status() == "StatusCode.CANCELLED"
+    finally:
+        live[0].chatty.hold = None
 
 
 @pytest.mark.parametrize("key", ["/../../etc/passwd", "/a/b", "", "..", "/.", "/missing-object"])
