@@ -29,6 +29,7 @@ from tests.http.support import World
 
 Live = tuple[World, str]
 LIE = {"binary_data_size": {"int64_param": 15}}
+MANY = {"name": "y", "parameters": {"classification": {"int64_param": -1}}}
 FLOWERS = np.array([[1, 2, 3, 4], [5, 6, 7, 8.5]], np.float32)
 
 
@@ -84,6 +85,15 @@ def test_strings_versions_and_named_outputs(client: triton.InferenceServerClient
     assert [item.decode() for item in answer.as_numpy("y").ravel()] == ["hello", "wörld", ""]
     answer = client.infer("echo", [given(FLOWERS)], model_version="1", compression_algorithm="gzip", client_timeout=5)
     assert answer.get_response().model_version == "1"
+
+
+def test_classification(client: triton.InferenceServerClient) -> None:
+    answer = client.infer("echo", [given(FLOWERS)], outputs=[triton.InferRequestedOutput("y", class_count=2)])
+    assert answer.as_numpy("y").tolist() == [[b"4.000000:3", b"3.000000:2"], [b"8.500000:3", b"7.000000:2"]]
+    assert answer.get_output("y").datatype == "BYTES"
+    words = given(np.array([[b"a"]], object), "BYTES")
+    with pytest.raises(InferenceServerException, match="classification needs numbers"):
+        client.infer("echo-bytes", [words], outputs=[triton.InferRequestedOutput("y", class_count=2)])
 
 
 def test_typed_contents(client: triton.InferenceServerClient) -> None:
@@ -358,6 +368,7 @@ def _damaged() -> list[tuple[str, Any, str]]:
         ("timeout", pb(inputs=[tensor], raw_input_contents=[raw], parameters={"timeout": {"bool_param": 1}}), "time"),
         ("no value", pb(inputs=[tensor], raw_input_contents=[raw], parameters={"timeout": {}}), "timeout"),
         ("output", pb(inputs=[tensor], raw_input_contents=[raw], outputs=[{"name": "q"}]), "'q'"),
+        ("classes", pb(inputs=[tensor], raw_input_contents=[raw], outputs=[MANY]), "number of classes"),
         ("cut string", pb(inputs=[tensor | {"datatype": "BYTES"}], raw_input_contents=[b"\xff\xff\0\0a"]), "inside"),
     ]  # fmt: skip
 

@@ -16,10 +16,10 @@ from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
-from inference_engine.adapters.http.v2.classification import classified
 from inference_engine.adapters.http.v2.shared_memory import REGION, Place, read_input, write_output
 from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
 from inference_engine.adapters.shared_memory import Regions
+from inference_engine.domain.classification import classified
 from inference_engine.domain.datatypes import datatype_of, to_raw
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
 from inference_engine.domain.requests import Predict
