@@ -29,7 +29,7 @@ from inference_engine.infra.executors.interpreters import ModelInterpreters
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
-from inference_engine.infra.memory import MemoryReturn, bound_free_memory
+from inference_engine.infra.memory import MemoryReturn, one_arena
 from inference_engine.infra.model_facts import FileFacts
 from inference_engine.infra.model_store.depot import FolderDepot
 from inference_engine.infra.native_build import NativeBuild
@@ -226,7 +226,7 @@ def serve(settings: Settings) -> None:
     from inference_engine.adapters.http.serving import run_server
 
     logging.configure(settings.log_level, settings.log_format, _secrets(settings))
-    bound_free_memory()
+    one_arena()
     application = Application(settings)
     app, health, jobs = http_app(application)
     run_server(app, settings, application.models, health, jobs, __version__, grpc_beside(application, health))

@@ -13,20 +13,18 @@ from functools import cache
 from typing import Any
 
 DELAY_S = 0.5
-_KEPT_BYTES = 4 << 20
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
-def bound_free_memory() -> None:
-    """Let the C library keep at most a few megabytes of free memory for each thread of a server.
+def one_arena() -> None:
+    """Let all threads of a server allocate from one place. To be called before threads are started.
 
-    By itself it learns from the first large array that is freed to keep up to 64 MB in every thread, which even
-    `malloc_trim` does not return.
+    The C library gives each thread a place of its own, and `malloc_trim` does not return the free end of those: up to
+    64 MB in each that once loaded a model.
     """
     set_option = getattr(_c_library(), "mallopt", None)
     if set_option is not None:
-        set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)
-        set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        set_option(_M_ARENA_MAX, 1)
 
 
 class MemoryReturn:
