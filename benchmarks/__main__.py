@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import echo, grpc_echo, latency, llm, loads, mlp, report, serving, start, tensors
+from benchmarks import echo, ensemble, grpc_echo, latency, llm, loads, mlp, report, serving, start, tensors
 from benchmarks.compare import Result
 from benchmarks.plan import Plan
 from benchmarks.processes import BenchmarkError
@@ -23,6 +23,7 @@ _BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "latency": latency.measure,
     "loads": loads.measure,
     "mlp": mlp.measure,
+    "ensemble": ensemble.measure,
     "llm": llm.measure,
     "serving": serving.measure,
     "tensors": tensors.measure,
