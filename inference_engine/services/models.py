@@ -280,7 +280,7 @@ class ModelService:
 
     def state(self, ref: ModelRef) -> ModelState:
         """What `status` gives as its state, without the rest. Raises `ModelNotFound`."""
-        return _state(self._entry(ref))
+        return self._state(self._entry(ref))
 
     def statuses(self) -> list[ModelStatus]:
         return [self.status(ref) for ref in sorted(self._entries)]
