@@ -28,7 +28,7 @@ class ModelConfig:
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         ref = self._models.resolve(target).ref
         config = config_of(self._models.stored(ref).manifest, self._models.signature(ref))
-        await exchange.respond(200, _ENCODER.encode(config), compress=True)
+        await exchange.respond(200, _ENCODER.encode(config))
 
 
 def config_of(manifest: Manifest, signature: Signature | None) -> dict[str, Any]:
