@@ -134,8 +134,8 @@ def _load_error(path: Path, error: Exception) -> ModelLoadFailed:
         import onnxruntime
 
         return ModelLoadFailed(
-            f"{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: it has {newer[1]}, which is newer than "
-            f"{newer[2]}, the last that is known here. Export it with a lower opset, or update onnxruntime",
+            f"{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: it has {newer[1]}, which is newer "
+            f"than {newer[2]}, the last that is known here. Export it with a lower opset, or update onnxruntime",
             param="artifact",
         )
     return ModelLoadFailed(
