@@ -83,8 +83,22 @@ def lay_out(models: Path, marker: Path) -> str:
     put_counter(models, "unknown", "./missing-1.0-py3-none-any.whl")
     folder = put(models, "nearest", "runtime: nearest_row\nartifact: rows.csv\noptions: {metric: manhattan}\n")
     (folder / "rows.csv").write_text("0,0,origin\n10,10,far\n")
+    older(models / "older" / "1")
     write_manual(models)
     return trusted
+
+
+def older(folder: Path) -> None:
+    """A file that says it is of another version of scikit-learn."""
+    import sklearn
+
+    folder.mkdir(parents=True)
+    whole = tabular.save_skops(tabular.logistic(), folder.parents[1] / "whole.zip")
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(folder / "model.skops", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.replace(sklearn.__version__.encode(), b"1.5.0"))
+    whole.unlink()
 
 
 def write_manual(models: Path) -> None:
@@ -173,6 +187,19 @@ def test_scikit_learn(client: triton.InferenceServerClient) -> None:
     found = ask(client, "lone-skops", input=ROWS)
     np.testing.assert_array_equal(found.as_numpy("probabilities"), model.predict_proba(ROWS))
     assert [label.decode() for label in found.as_numpy("label")] == model.predict(ROWS).tolist()
+
+
+def test_a_file_of_another_version_is_served_with_a_warning(
+    client: triton.InferenceServerClient, live: LiveServer
+) -> None:
+    found = ask(client, "older", input=ROWS)
+    np.testing.assert_array_equal(found.as_numpy("label"), tabular.logistic().predict(ROWS))
+    said = "from version 1.5.0 when using version"
+    assert said in str(live.model("older")["details"])
+    assert said in live.log.read_text()
+    command = [sys.executable, "-m", "inference_engine", "show", "older", "--server", live.url]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.search(rf"^warnings +.*{said}", shown, re.MULTILINE), shown
 
 
 def test_columns(client: triton.InferenceServerClient) -> None:

@@ -69,6 +69,7 @@ def _details(view: ModelView) -> list[tuple[str, str]]:
         ("runtime", view.runtime + _chosen(view.details)),
         ("state", view.state + (f", process {view.pid}" if view.pid else "")),
         ("error", str((view.error or {}).get("message", ""))),
+        ("warnings", " ".join(" ".join(str(line).split()) for line in view.details.get("warnings", ()))),
         ("files", size(view.size_bytes)),
         ("memory", size(view.memory_bytes) if view.memory_bytes else ""),
         ("context", f"{view.context_length} tokens" if view.context_length else ""),
