@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -211,6 +211,17 @@ class Executor(Protocol):
     @property
     def batches_in_flight(self) -> int:
         """How many `run` calls are useful at once: 2 hides the hop to a process, 1 for a thread."""
+
+
+@runtime_checkable
+class PromptExecutor(Executor, Protocol):
+    """An executor that can compute within the caller's own turn."""
+
+    def run_now(self, inputs: Tensors, rows: int) -> BatchResult | None:
+        """Compute one request here and now, blocking; None, and nothing done, where that would hold up others.
+
+        Raises what `Runtime.run` raises.
+        """
 
 
 class ExecutorFactory(Protocol):
