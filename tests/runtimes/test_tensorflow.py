@@ -102,6 +102,17 @@ async def test_a_keras_file_computes_the_same(models: Path) -> None:
         assert (await executor.run([{"x": x}], [3])).outputs[0]["y"].shape == (3, 2)
 
 
+async def test_a_keras_model_that_was_exported_computes_the_same(models: Path) -> None:
+    expected = np.load(models / "expected.npz")
+    async with started(models, "exported") as (executor, loaded):
+        assert loaded.signature is not None
+        assert {spec.name for spec in loaded.signature.inputs} == {"left", "right"}
+        x = sample()["x"]
+        found = (await executor.run([{"left": x, "right": x[:, :2]}], [3])).outputs[0]
+        for name, array in zip(("scores", "joined"), found.values(), strict=True):
+            np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)
+
+
 HOSTILE = {
     "hostile": "hostile touches files.*WriteFile",
     "checkpoint": "checkpoint writes or reads a file while it is loaded or served.*SaveV2",
