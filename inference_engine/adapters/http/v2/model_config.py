@@ -8,7 +8,8 @@ import msgspec
 
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.domain.datatypes import DATATYPES
-from inference_engine.domain.model import Manifest, Signature, TensorSpec
+from inference_engine.domain.ensembles import ENSEMBLE, name_and_number
+from inference_engine.domain.model import Manifest, Signature, Stage, TensorSpec
 from inference_engine.services.models import ModelService
 
 _ENCODER = msgspec.json.Encoder()
@@ -43,14 +44,25 @@ def config_of(manifest: Manifest, signature: Signature | None) -> dict[str, Any]
         "input": [_tensor(spec, batched) for spec in signature.inputs] if signature else [],
         "output": [_tensor(spec, batched) for spec in signature.outputs] if signature else [],
         "default_model_filename": manifest.artifact.partition(":")[0],
-        "instance_group": [
-            {"name": manifest.name, "kind": _kind(execution.device), "count": execution.instances, "gpus": []}
-        ],
         "parameters": {},
     }
+    if manifest.ensemble is not None:
+        return config | {
+            "platform": ENSEMBLE,
+            "backend": "",
+            "ensemble_scheduling": {"step": [_step(stage) for stage in manifest.ensemble.stages]},
+        }
+    config["instance_group"] = [
+        {"name": manifest.name, "kind": _kind(execution.device), "count": execution.instances, "gpus": []}
+    ]
     if batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": int(execution.max_delay_ms * 1000)}
     return config
+
+
+def _step(stage: Stage) -> dict[str, Any]:
+    name, number = name_and_number(stage.model)
+    return {"model_name": name, "model_version": number, "input_map": stage.inputs, "output_map": stage.outputs}
 
 
 def _kind(device: str) -> str:
