@@ -8,6 +8,7 @@ import classes from "./shell/Shell.module.css";
 
 const ChatPage = lazy(() => import("./chat/ChatPage"));
 const ModelsPage = lazy(() => import("./models/ModelsPage"));
+const VisionPage = lazy(() => import("./vision/VisionPage"));
 
 export function App() {
   const [path] = useLocation();
@@ -26,6 +27,7 @@ export function App() {
 function page(path: string): ReactNode {
   if (path === "/chat") return null;
   if (path === "/models") return <ModelsPage />;
+  if (path === "/vision") return <VisionPage />;
   if (path === "/" || path === "") return <Redirect to="/chat" replace />;
   return <UnknownPage />;
 }

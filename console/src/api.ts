@@ -96,6 +96,50 @@ export interface InferResponse {
   outputs: InferTensor[];
 }
 
+export interface LabelScore {
+  label: string;
+  score: number;
+}
+
+/** `box` is x0, y0, x1, y1 in pixels of the upright picture. */
+export interface Found extends LabelScore {
+  box: [number, number, number, number];
+}
+
+export interface Report {
+  model: string;
+  version: string;
+  latency_ms: number;
+}
+
+export interface ImageAnalysis {
+  results: { labels?: LabelScore[]; objects?: Found[] }[];
+  models: Record<string, Report>;
+  latency_ms: number;
+}
+
+export interface Scene {
+  start_s: number;
+  end_s: number;
+}
+
+export interface Track {
+  id: number;
+  label: string;
+  first_s: number;
+  last_s: number;
+  boxes: { time_s: number; score: number; box: Found["box"] }[];
+}
+
+export interface VideoAnalysis {
+  video: { codec: string; width: number; height: number; fps: number; duration_s: number };
+  sampled: number;
+  models: Record<string, Report>;
+  latency_ms: number;
+  scenes?: Scene[];
+  tracks?: Track[];
+}
+
 /** Status 0: the server could not be reached. */
 export class ApiError extends Error {
   override readonly name = "ApiError";
@@ -137,15 +181,16 @@ interface CallOptions {
 async function send(method: "GET" | "POST", path: string, options: CallOptions = {}): Promise<Response> {
   const headers = new Headers();
   const key = window.sessionStorage.getItem(KEY);
+  const form = options.body instanceof FormData ? options.body : null;
   if (key) headers.set("Authorization", `Bearer ${key}`);
-  if (options.body !== undefined) headers.set("Content-Type", "application/json");
+  if (options.body !== undefined && !form) headers.set("Content-Type", "application/json");
   let response: Response;
   try {
     response = await fetch(path, {
       method,
       headers,
       cache: "no-store",
-      body: options.body === undefined ? null : JSON.stringify(options.body),
+      body: form ?? (options.body === undefined ? null : JSON.stringify(options.body)),
       signal: options.signal ?? null,
     });
   } catch (error) {
@@ -219,6 +264,38 @@ export const unloadModel = (model: Model) => post<Model>(`/admin/models/${modelP
 export function infer(model: Model, inputs: InferTensor[]): Promise<InferResponse> {
   const [name, version] = [encodeURIComponent(model.name), encodeURIComponent(model.version)];
   return post<InferResponse>(`/v2/models/${name}/versions/${version}/infer`, { inputs });
+}
+
+export async function analyzeImage(file: Blob, signal: AbortSignal): Promise<ImageAnalysis> {
+  const body = new FormData();
+  body.set("file", file);
+  return (await (await send("POST", "/inference/image", { body, signal })).json()) as ImageAnalysis;
+}
+
+/** Calls `onProgress` with the share that is done; aborting `signal` ends the computation. */
+export async function analyzeVideo(
+  file: Blob,
+  everyS: number,
+  signal: AbortSignal,
+  onProgress: (share: number) => void,
+): Promise<VideoAnalysis> {
+  const body = new FormData();
+  body.set("file", file);
+  body.set("tasks", "scenes,track");
+  body.set("sample", JSON.stringify({ every_s: everyS }));
+  body.set("stream", "true");
+  const response = await send("POST", "/inference/video", { body, signal });
+  if (!response.body) throw new ApiError("The server sent no answer.", response.status);
+  for await (const events of readSse(response.body)) {
+    for (const { data } of events) {
+      const event: unknown = JSON.parse(data);
+      if (!isRecord(event)) continue;
+      if (event["type"] === "result") return event as unknown as VideoAnalysis;
+      if (event["error"] !== undefined) throw new ApiError(readError(event).message ?? "The video failed.", 200);
+      if (typeof event["progress"] === "number") onProgress(event["progress"]);
+    }
+  }
+  throw new ApiError("The answer ended too early.", 200);
 }
 
 /** Streams a chat completion; aborting `signal` closes the connection, and with it the computation. */

@@ -52,6 +52,12 @@ export const SlidersIcon = icon(
   </>,
 );
 export const ChatIcon = icon(<path d="M20 14.500a2.500 2.500 0 0 1-2.500 2.500H9l-5 4V6.500A2.500 2.500 0 0 1 6.500 4h11A2.500 2.500 0 0 1 20 6.500v8Z" />);
+export const VisionIcon = icon(
+  <>
+    <path d="M2.500 12S6 5.500 12 5.500 21.500 12 21.500 12 18 18.500 12 18.500 2.500 12 2.500 12Z" />
+    <circle cx="12" cy="12" r="3" />
+  </>,
+);
 export const ModelsIcon = icon(<path d="m12 3 8.500 4.500v9L12 21l-8.500-4.500v-9L12 3Zm0 9 8.500-4.500M12 12v9m0-9L3.500 7.500" />);
 export const SunIcon = icon(
   <>

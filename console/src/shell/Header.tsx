@@ -2,13 +2,14 @@
 
 import { Tooltip } from "@mantine/core";
 import { Link, useRoute } from "wouter";
-import { ChatIcon, ModelsIcon } from "../icons";
+import { ChatIcon, ModelsIcon, VisionIcon } from "../icons";
 import { useServer, type Connection } from "../server";
 import { ColorSchemeMenu } from "./ColorSchemeMenu";
 import classes from "./Shell.module.css";
 
 const PAGES = [
   { path: "/chat", label: "Chat", Icon: ChatIcon },
+  { path: "/vision", label: "Vision", Icon: VisionIcon },
   { path: "/models", label: "Models", Icon: ModelsIcon },
 ];
 
