@@ -15,8 +15,8 @@ _HASHED = re.compile(r"-[A-Za-z0-9_-]{8,}\.[a-z0-9]+$")
 _CACHE_FOREVER: Header = (b"cache-control", b"public, max-age=31536000, immutable")
 _ASK_AGAIN: Header = (b"cache-control", b"no-cache")
 _POLICY = (
-    b"default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
-    b"frame-ancestors 'none'"
+    b"default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
+    b"form-action 'self'; frame-ancestors 'none'"
 )
 PAGE_HEADERS: tuple[Header, ...] = (
     (b"content-security-policy", _POLICY),
