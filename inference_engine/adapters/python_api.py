@@ -73,11 +73,21 @@ class AsyncEngine:
         Raises:
             ModelNotFound; InvalidTensor; UnsupportedTask; Unavailable; DeadlineExceeded; ModelError.
         """
+        return await self._inference.predict(target, Predict(await self._arrays(target, inputs)), self._call())
+
+    async def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> AsyncGenerator[Prediction]:
+        """Every response of a model that may give several, as it comes. Inputs and errors are those of `predict`."""
+        request = Predict(await self._arrays(target, inputs))
+        stream = self._inference.predict_stream(target, request, self._call())
+        async with aclosing(stream.responses) as responses:
+            async for response in responses:
+                yield response
+
+    async def _arrays(self, target: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
         ref = self._models.resolve(target).ref
         if any(not isinstance(value, np.ndarray) for value in inputs.values()):
             await self._models.load(ref)
-        arrays = as_arrays(inputs, self._models.signature(ref))
-        return await self._inference.predict(target, Predict(arrays), self._call())
+        return as_arrays(inputs, self._models.signature(ref))
 
     async def generate(
         self, target: str, messages: Messages | None = None, *, prompt: str | None = None, **sampling: Any
@@ -295,8 +305,8 @@ class Engine:
         """See `AsyncEngine.create`."""
         return self._each(self._engine.create(name, base=base, files=files, adapters=adapters, changes=changes))
 
-    def _each(self, steps: AsyncGenerator[Progress]) -> Iterator[Progress]:
-        async def following() -> Progress | None:
+    def _each(self, steps: AsyncGenerator[Result]) -> Iterator[Result]:
+        async def following() -> Result | None:
             return await anext(steps, None)
 
         try:
@@ -316,6 +326,10 @@ class Engine:
     def predict(self, target: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """Output tensors by name; see `AsyncEngine.predict`."""
         return self._wait(self._engine.predict(target, inputs)).outputs
+
+    def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> Iterator[dict[str, Array]]:
+        """The output tensors of each response; see `AsyncEngine.predict_stream`. Closing the iterator ends it."""
+        return (response.outputs for response in self._each(self._engine.predict_stream(target, inputs)))
 
     def chat(self, target: str, messages: Messages, **sampling: Any) -> str:
         """See `AsyncEngine.chat`."""

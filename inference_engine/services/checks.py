@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from inference_engine.domain.errors import InvalidTensor, ModelNotFound, UnsupportedTask
+from inference_engine.domain.errors import InvalidRequest, InvalidTensor, ModelNotFound, UnsupportedTask
 from inference_engine.domain.requests import AudioPart, Chat, Generate, ImagePart, Kind, Predict, Transcribe
 from inference_engine.services.models import LiveModel
 
 
-def checked_rows(live: LiveModel, request: Predict) -> int:
+def checked_rows(live: LiveModel, request: Predict, kind: Kind = "predict") -> int:
     """How many rows a predict request has. Raises `UnsupportedTask`, `InvalidTensor`."""
-    check_kind(live, "predict")
+    check_kind(live, kind)
     rows = 1 if live.check is None else live.check.rows(request.inputs)
     for name in request.outputs:
         if live.outputs and name not in live.outputs:
             raise InvalidTensor(f"output {name!r} is unknown; the model gives {sorted(live.outputs)}", param=name)
     return rows
+
+
+def no_sequences(live: LiveModel) -> InvalidRequest:
+    """For a request of a sequence, where the model keeps none."""
+    return InvalidRequest(
+        f"{live.manifest.ref} keeps nothing between requests (its manifest has no execution.sequences): leave "
+        "sequence_id, sequence_start and sequence_end out",
+        param="sequence_id",
+    )
 
 
 def check_kind(live: LiveModel, kind: Kind) -> None:

@@ -82,7 +82,7 @@ class LiveModel:
 
     __slots__ = (
         *("batches", "check", "executor", "loaded", "manifest", "outputs"),
-        *("reuses_predictions", "signature", "slots", "statistics", "timeout_s"),
+        *("plain", "reuses_predictions", "signature", "slots", "statistics", "timeout_s"),
     )
 
     def __init__(
@@ -109,6 +109,7 @@ class LiveModel:
         )
         self.slots = SlotQueue(manifest, loaded.concurrency, clock)
         self.reuses_predictions = manifest.execution.cache is True
+        self.plain = "predict" in loaded.kinds
 
 
 class _Entry:

@@ -13,8 +13,8 @@ from inference_engine.adapters.grpc.protocol import InferResponse, StreamRespons
 from inference_engine.adapters.grpc.tensors import Place
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.errors import EngineError, InvalidRequest, ShuttingDown, UnknownField, UnsupportedTask
-from inference_engine.domain.requests import Predict
-from inference_engine.domain.results import Served
+from inference_engine.domain.requests import Call, Predict
+from inference_engine.domain.results import Prediction, Served
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
@@ -26,7 +26,10 @@ _MAX_ID = 256
 
 
 class Asked(NamedTuple):
-    """A request without its tensors. `places` are outputs wanted in shared memory, `rest` is for a generation."""
+    """A request without its tensors. `places` are outputs wanted in shared memory, `rest` is for a generation.
+
+    `empty_final` asks for an empty response after the last of several.
+    """
 
     target: str
     outputs: tuple[str, ...]
@@ -34,6 +37,7 @@ class Asked(NamedTuple):
     timeout_s: float | None
     priority: int
     rest: dict[str, Any]
+    empty_final: bool = False
 
 
 class Infer:
@@ -129,9 +133,34 @@ class Infer:
                 async for answer in answers:
                     yield answer
             return
+        if "predict_stream" in (await self._models.ready(self._models.resolve(asked.target).ref)).kinds:
+            async with aclosing(self._responses(request, asked, inputs, caller, context)) as answers:
+                async for answer in answers:
+                    yield answer
+            return
         answer = await self._predicted(request, asked, inputs, caller, context)
         answer.parameters[FINAL].bool_param = True
         yield answer
+
+    async def _responses(
+        self, request: Any, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
+    ) -> AsyncGenerator[Any]:
+        """The responses of a model that gives any number; which is the last is known only once there is none."""
+        for name in asked.places:
+            raise InvalidRequest(
+                f"output {name!r}: a model of several responses cannot write them into one place of shared memory",
+                param=name,
+            )
+        stream = self._inference.predict_stream(*self._prediction(asked, inputs, caller, context))
+        async with aclosing(stream.responses) as predictions:
+            async for prediction in predictions:
+                answer = self._written(request, asked, prediction)
+                answer.parameters[FINAL].bool_param = False
+                yield answer
+        if asked.empty_final:
+            answer = _head(request, stream.served)
+            answer.parameters[FINAL].bool_param = True
+            yield answer
 
     async def _generation(self, asked: Asked, inputs: dict[str, Array]) -> generation.Wanted | None:
         """The text to be continued; None for tensors, also for one that happens to have its name."""
@@ -150,10 +179,18 @@ class Infer:
     async def _predicted(
         self, request: Any, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
     ) -> Any:
+        prediction = await self._inference.predict(*self._prediction(asked, inputs, caller, context))
+        return self._written(request, asked, prediction)
+
+    def _prediction(
+        self, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
+    ) -> tuple[str, Predict, Call]:
         for name in asked.rest:
             raise UnknownField(f"parameters: {name[:80]!r} is not supported here: leave it out", param=name[:80])
         call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
-        prediction = await self._inference.predict(asked.target, Predict(inputs, asked.outputs), call)
+        return asked.target, Predict(inputs, asked.outputs), call
+
+    def _written(self, request: Any, asked: Asked, prediction: Prediction) -> Any:
         response = _head(request, prediction.served)
         for name, array in prediction.outputs.items():
             tensors.add_output(response, name, array, asked.places.get(name), self._regions)
@@ -216,7 +253,7 @@ def _asked(request: Any) -> Asked:
     if not request.parameters and not request.outputs:
         return Asked(target, (), {}, None, 0, {})
     rest = tensors.parameters(request.parameters)
-    rest.pop(_EMPTY_FINAL, None)  # generations end with one that is flagged in any case
+    empty_final = rest.pop(_EMPTY_FINAL, False) is True  # generations end with one that is flagged in any case
     if rest.pop("binary_data_output", True) is not True:
         raise UnknownField("parameters: binary_data_output can only be true over gRPC", param="binary_data_output")
     timeout_s, priority = _timeout_s(rest.pop("timeout", None)), _priority(rest.pop("priority", 0))
@@ -229,7 +266,7 @@ def _asked(request: Any) -> Asked:
         place = tensors.place_of(output.name, tensors.parameters(output.parameters), "output")
         if place is not None:
             places[output.name] = place
-    return Asked(target, tuple(names), places, timeout_s, priority, rest)
+    return Asked(target, tuple(names), places, timeout_s, priority, rest, empty_final)
 
 
 def _timeout_s(value: Any) -> float | None:

@@ -107,8 +107,12 @@ class Repository:
         )
         if batched:
             config.dynamic_batching.max_queue_delay_microseconds = int(manifest.execution.max_delay_ms * 1000)
-        config.model_transaction_policy.decoupled = self._generates(status)
+        config.model_transaction_policy.decoupled = self._generates(status) or self._streams(ref)
         return message("ModelConfigResponse")(config=config)
+
+    def _streams(self, ref: ModelRef) -> bool:
+        loaded = self._models.loaded(ref)
+        return loaded is not None and "predict_stream" in loaded.kinds
 
     async def _ModelStatistics(self, request: Any) -> Any:  # noqa: N802
         if request.name:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -73,6 +73,16 @@ class InstancesExecutor:
 
     def _ended(self, index: int, _: object = None) -> None:
         self._busy[index] -= 1
+
+    async def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Any]]:
+        index = self._least_busy()
+        self._busy[index] += 1
+        try:
+            async with aclosing(self._executors[index].run_stream(inputs)) as responses:
+                async for outputs in responses:
+                    yield outputs
+        finally:
+            self._ended(index)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         index = self._least_busy()

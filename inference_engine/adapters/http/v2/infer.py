@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
 from inference_engine.adapters.http.v2.classification import classified
+from inference_engine.adapters.http.v2.errors import broken_off
 from inference_engine.adapters.http.v2.shared_memory import REGION, Place, read_input, write_output
 from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
 from inference_engine.adapters.shared_memory import Regions
@@ -83,17 +85,35 @@ class Infer:
         if wanted.default or wanted.binary or wanted.places:
             await self._answer_binary(exchange, prediction, request, wanted)
             return
-        outputs = [
-            {
-                "name": name,
-                "datatype": datatype_of(name, array),
-                "shape": array.shape,
-                "data": tensors.to_json(name, array),
-            }
-            for name, array in prediction.outputs.items()
-        ]
-        body = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
-        await exchange.respond(200, body, headers=served_headers(prediction.served))
+        await exchange.respond(200, _json_body(prediction, request), headers=served_headers(prediction.served))
+
+    async def stream(self, exchange: Exchange) -> None:
+        """Every response as a server-sent event. A failure before the first is an HTTP error, else the last event."""
+        request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH), self._regions)
+        wanted = _wanted(request)
+        if wanted.default or wanted.binary or wanted.places:
+            raise InvalidRequest(
+                "infer_stream answers in JSON: leave out binary_data_output, binary_data and shared memory of outputs",
+                param="outputs",
+            )
+        params = exchange.path_params
+        target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
+        call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
+        exchange.cancel_when_gone()
+        stream = self._inference.predict_stream(target, Predict(inputs, wanted.names), call)
+        async with aclosing(stream.responses) as responses:
+            response = await anext(responses, None)
+            await exchange.start_events(served_headers(stream.served))
+            try:
+                while response is not None:
+                    if wanted.classes:
+                        response = self._classified(response, wanted.classes)
+                    await exchange.send_events(_event(_json_body(response, request)))
+                    response = await anext(responses, None)
+            except Exception as error:  # whatever it was, the client must not take the part for the whole
+                await exchange.end_events(_event(orjson.dumps({"error": broken_off(exchange, error)})))
+                return
+            await exchange.end_events()
 
     async def _answer_binary(
         self, exchange: Exchange, prediction: Prediction, request: InferRequest, wanted: Wanted
@@ -121,6 +141,23 @@ class Infer:
             for name, array in prediction.outputs.items()
         }
         return msgspec.structs.replace(prediction, outputs=outputs)
+
+
+def _json_body(prediction: Prediction, request: InferRequest) -> bytes:
+    outputs = [
+        {
+            "name": name,
+            "datatype": datatype_of(name, array),
+            "shape": array.shape,
+            "data": tensors.to_json(name, array),
+        }
+        for name, array in prediction.outputs.items()
+    ]
+    return orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _event(body: bytes) -> bytes:
+    return b"data: %b\n\n" % body
 
 
 def _head(prediction: Prediction, request: InferRequest, outputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from inference_engine.domain.errors import (
     UnsupportedTask,
 )
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
-from inference_engine.domain.ports import Loaded, Media, Sink
+from inference_engine.domain.ports import Loaded, Media, Sink, TensorSink
 from inference_engine.domain.requests import Chat, Complete, Generate, Kind, Message, TextPart, Transcribe
 from inference_engine.domain.results import Delivered
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
@@ -46,12 +46,14 @@ from inference_engine.infra.runtimes.user_code import blamed, import_file, sibli
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "predict": ("predict",),
+    "predict_stream": ("predict_stream",),
     "stream": ("chat", "complete"),
     "embed": ("embed",),
     "rerank": ("rerank",),
     "transcribe": ("transcribe",),
 }
 """The methods of a class, and the requests that each answers."""
+_END = object()
 
 
 class PythonRuntime(RuntimeDefaults):
@@ -88,9 +90,10 @@ class PythonRuntime(RuntimeDefaults):
         self._signature = manifest.signature or self._own_signature(kinds)
         self._outputs = {spec.name: spec for spec in self._signature.outputs} if self._signature else {}
         self._predict = getattr(self._model, "predict", None)
-        if "predict" in kinds and self._signature is None:
+        if {"predict", "predict_stream"} & set(kinds) and self._signature is None:
             raise InvalidManifest(
-                f"{name}.predict needs a signature: declare it in model.yaml or as class attributes inputs and outputs",
+                f"{name}.{kinds[0]} needs a signature: declare it in model.yaml or as class attributes inputs and "
+                "outputs",
                 param="signature",
             )
         if "chat" in kinds:
@@ -109,6 +112,18 @@ class PythonRuntime(RuntimeDefaults):
         except (Exception, SystemExit) as error:
             raise blamed(InferenceFailed, error, self._folder) from error
         return predicted(result, batch, self._outputs)
+
+    def run_stream(self, inputs: Tensors, sink: TensorSink) -> None:
+        if not hasattr(self._model, "predict_stream"):
+            raise UnsupportedTask("this model's class has no predict_stream method")
+        with user_code(InferenceFailed, self._folder):
+            responses = iter(self._model.predict_stream(dict(inputs)))
+            try:
+                while not sink.cancelled and (result := next(responses, _END)) is not _END:
+                    sink.send(predicted(result, inputs, self._outputs))
+            finally:
+                if hasattr(responses, "close"):
+                    responses.close()
 
     def _texts(self, batch: Tensors) -> Tensors:
         if TEXT in batch and hasattr(self._model, "embed"):
@@ -232,10 +247,13 @@ class PythonRuntime(RuntimeDefaults):
         kinds = tuple(kind for method, kinds in _KINDS.items() if hasattr(self._model, method) for kind in kinds)
         if not kinds:
             raise ModelLoadFailed(
-                f"{name} has neither a predict nor a stream, embed, rerank or transcribe method", param="artifact"
+                f"{name} has neither a predict nor a predict_stream, stream, embed, rerank or transcribe method",
+                param="artifact",
             )
-        if "predict" in kinds and {"embed", "rerank"} & set(kinds):
-            raise ModelLoadFailed(f"{name} has predict beside embed or rerank: make them two models", param="artifact")
+        if {"predict", "predict_stream"} & set(kinds) and {"embed", "rerank"} & set(kinds):
+            raise ModelLoadFailed(
+                f"{name} has {kinds[0]} beside embed or rerank: make them two models", param="artifact"
+            )
         return kinds
 
     def _media(self) -> tuple[Media, ...]:
