@@ -17,11 +17,21 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from inference_engine.adapters.python_arguments import Messages, as_arrays, audio_bytes, generation_request
+from inference_engine.adapters.sequences import sequence_step
 from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.model import Manifest, ModelRef
 from inference_engine.domain.model_store import Changes, Progress
-from inference_engine.domain.requests import Call, Embed, Generate, Predict, Principal, Rerank, Sampling, Transcribe
+from inference_engine.domain.requests import (
+    Call,
+    Embed,
+    Generate,
+    Predict,
+    Principal,
+    Rerank,
+    Sampling,
+    Transcribe,
+)
 from inference_engine.domain.results import Delta, Embeddings, Prediction, Ranking, Served, TextDelta, Usage
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
@@ -67,13 +77,25 @@ class AsyncEngine:
         ref = self._models.resolve(target).ref
         return self._models.status(ref), self._models.stored(ref).manifest
 
-    async def predict(self, target: str, inputs: Mapping[str, Any]) -> Prediction:
+    async def predict(
+        self,
+        target: str,
+        inputs: Mapping[str, Any],
+        *,
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+    ) -> Prediction:
         """Compute tensors. Values may be arrays or nested lists; lists take the dtype of the model's signature.
+
+        For models that keep sequences, `sequence_id` is the caller's own name for one.
 
         Raises:
             ModelNotFound; InvalidTensor; UnsupportedTask; Unavailable; DeadlineExceeded; ModelError.
         """
-        return await self._inference.predict(target, Predict(await self._arrays(target, inputs)), self._call())
+        given = {"sequence_id": sequence_id, "sequence_start": sequence_start, "sequence_end": sequence_end}
+        request = Predict(await self._arrays(target, inputs), (), sequence_step(given))
+        return await self._inference.predict(target, request, self._call())
 
     async def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> AsyncGenerator[Prediction]:
         """Every response of a model that may give several, as it comes. Inputs and errors are those of `predict`."""
@@ -323,9 +345,9 @@ class Engine:
         """See `AsyncEngine.delete`."""
         return self._wait(self._engine.delete(target))
 
-    def predict(self, target: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def predict(self, target: str, inputs: Mapping[str, Any], **sequence: Any) -> dict[str, Array]:
         """Output tensors by name; see `AsyncEngine.predict`."""
-        return self._wait(self._engine.predict(target, inputs)).outputs
+        return self._wait(self._engine.predict(target, inputs, **sequence)).outputs
 
     def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> Iterator[dict[str, Array]]:
         """The output tensors of each response; see `AsyncEngine.predict_stream`. Closing the iterator ends it."""

@@ -83,6 +83,48 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, list[Any]] = {}
 
 
+class SequenceControls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of inputs that tell the model about the sequence of each row, and that no client sends.
+
+    `start` and `end` are 1 (or true) at the first and the last request, `id` is the client's id, `ready` is 0 (or
+    false) for rows that hold no request. An empty name leaves one out.
+    """
+
+    start: str = ""
+    end: str = ""
+    ready: str = ""
+    id: str = ""
+
+
+class SequenceState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor that the server keeps for each sequence: what the model gave as `output` is its next `input`.
+
+    At the beginning it is `initial`, or zeros; `shape`, without rows, gives the sizes that the model leaves open.
+    Clients get it only where it is `visible`.
+    """
+
+    input: str
+    output: str
+    initial: list[Any] | float | None = None
+    shape: tuple[int, ...] | None = None
+    visible: bool = False
+
+
+class Sequences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model that keeps something between requests is run: a sequence stays with one instance.
+
+    An instance holds up to `max_sequences` at a time, and forgets one that had no request for `max_idle_s` seconds.
+    `oldest` merges the requests that have waited longest. `direct` gives each sequence a row of its own in every batch,
+    and an instance holds `max_batch_size` of them.
+    """
+
+    max_idle_s: float = 60.0
+    max_sequences: int = 64
+    strategy: Literal["oldest", "direct"] = "oldest"
+    controls: SequenceControls = SequenceControls()
+    states: tuple[SequenceState, ...] = ()
+
+
 class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is run. Times are seconds unless the name says otherwise.
 
@@ -103,6 +145,7 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit_mb: int | None = None
     cache: bool | None = None
     warmup: tuple[Warmup, ...] = ()
+    sequences: Sequences | None = None
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

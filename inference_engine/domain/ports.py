@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -237,6 +237,27 @@ class Executor(Protocol):
     @property
     def batches_in_flight(self) -> int:
         """How many `run` calls are useful at once: 2 hides the hop to a process, 1 for a thread."""
+
+
+@runtime_checkable
+class Instanced(Protocol):
+    """An executor before several others of the same model."""
+
+    @property
+    def instances(self) -> Sequence[Executor]:
+        """Those behind it, always in the same order."""
+
+
+@runtime_checkable
+class Restarting(Protocol):
+    """An executor whose process may be replaced; what the model knew is lost with each."""
+
+    @property
+    def restarts(self) -> int:
+        """How often that has happened. Cheap: asked for every batch of a sequence."""
+
+    @property
+    def state(self) -> ExecutorState: ...
 
 
 class ExecutorFactory(Protocol):

@@ -23,6 +23,9 @@ from inference_engine.domain.model import (
     Execution,
     Manifest,
     PipelineSpec,
+    SequenceControls,
+    Sequences,
+    SequenceState,
     Signature,
     TensorSpec,
     Turn,
@@ -46,7 +49,11 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "conversation": Conversation,
     "messages": Turn,
     "warmup": Warmup,
+    "sequences": Sequences,
+    "controls": SequenceControls,
+    "states": SequenceState,
 }
+_MAX_SEQUENCES = 4096
 _LEAST: dict[str, float] = {
     "instances": 1,
     "threads": 0,
@@ -78,6 +85,7 @@ def read_manifest(file: Path, name: str, version: str) -> Manifest:
     checks.identity(manifest, name, version)
     checks.files(manifest)
     checks.execution(manifest.execution)
+    checks.sequences(manifest)
     checks.conversation(manifest.conversation)
     checks.signature(manifest.signature)
     checks.pipeline(manifest.pipeline)
@@ -182,6 +190,22 @@ class _Checks:
             for name, shape in warmup.shapes.items():
                 if any(size < 0 for size in shape):
                     raise self.fail(("execution", "warmup", index, "shapes", name), "sizes are 0 or more")
+
+    def sequences(self, manifest: Manifest) -> None:
+        sequences = manifest.execution.sequences
+        if sequences is None:
+            return
+        keys = ("execution", "sequences")
+        if not sequences.max_idle_s > 0:
+            raise self.fail((*keys, "max_idle_s"), f"is {sequences.max_idle_s:g}, it must be above 0")
+        if not 1 <= sequences.max_sequences <= _MAX_SEQUENCES:
+            raise self.fail((*keys, "max_sequences"), f"must be from 1 to {_MAX_SEQUENCES}")
+        if manifest.execution.cache:
+            raise self.fail(("execution", "cache"), "answers of a model that keeps sequences cannot be used again")
+        if manifest.pipeline != PipelineSpec():
+            raise self.fail(keys, "cannot stand beside a pipeline: leave one of them out")
+        if manifest.execution.warmup and manifest.runtime == "python":
+            raise self.fail(("execution", "warmup"), "a Python class that keeps sequences warms itself up in load")
 
     def conversation(self, conversation: Conversation) -> None:
         if not all(conversation.stop):

@@ -23,7 +23,7 @@ from inference_engine.domain.requests import Call, Embed, Generate, Kind, Predic
 from inference_engine.domain.results import Delta, Done, Embeddings, Prediction, Ranking, Served
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
-from inference_engine.services.checks import check_generation, check_kind, checked_rows, kind_of, no_sequences
+from inference_engine.services.checks import check_generation, check_kind, checked_rows, checked_step, kind_of
 from inference_engine.services.conversation import opened
 from inference_engine.services.equality import (
     DELTAS,
@@ -94,10 +94,20 @@ class InferenceService:
                 await lease.make_ready()
                 in_line = self._clock()  # loading does not count against the model's own limit
             with lease as live:
-                if not live.plain and "predict" not in live.loaded.kinds:
-                    return await self._only_response(live, request, served, call)
+                if not live.predicts:
+                    prediction = await self._only_response(live, request, served, call)
+                    outcome = "ok"
+                    return prediction
                 rows = checked_rows(live, request)
-                if (live.reuses_predictions or call.reuse == "always") and self._reuses_prediction(live, call):
+                if live.sequences is not None:
+                    outputs, queue_s, compute_s = await live.sequences.submit(
+                        request.inputs,
+                        checked_step(live, request, rows),
+                        call.principal.tenant,
+                        _deadline(live, call, in_line),
+                        call.priority,
+                    )
+                elif (live.reuses_predictions or call.reuse == "always") and self._reuses_prediction(live, call):
                     outputs, served = await self._predicted_once(live, request, rows, served, call)
                     queue_s = compute_s = 0.0
                 else:
@@ -152,8 +162,6 @@ class InferenceService:
     ) -> AsyncGenerator[Prediction]:
         """The responses of a model that is loaded; at most `Loaded.concurrency` such streams run together."""
         rows = checked_rows(live, request, "predict_stream")
-        if request.sequence is not None:
-            raise no_sequences(live)
         tenant, asked = call.principal.tenant, self._clock()
         await live.slots.acquire(_deadline(live, call, asked), call.priority, tenant)
         started = self._clock()

@@ -11,9 +11,10 @@ from inference_engine.adapters.grpc import generation, tensors
 from inference_engine.adapters.grpc.admission import Admission, Caller, abort, told
 from inference_engine.adapters.grpc.protocol import InferResponse, StreamResponse
 from inference_engine.adapters.grpc.tensors import Place
+from inference_engine.adapters.sequences import SEQUENCE, sequence_step
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.errors import EngineError, InvalidRequest, ShuttingDown, UnknownField, UnsupportedTask
-from inference_engine.domain.requests import Call, Predict
+from inference_engine.domain.requests import Call, Predict, SequenceStep
 from inference_engine.domain.results import Prediction, Served
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
@@ -38,6 +39,7 @@ class Asked(NamedTuple):
     priority: int
     rest: dict[str, Any]
     empty_final: bool = False
+    sequence: SequenceStep | None = None
 
 
 class Infer:
@@ -188,7 +190,7 @@ class Infer:
         for name in asked.rest:
             raise UnknownField(f"parameters: {name[:80]!r} is not supported here: leave it out", param=name[:80])
         call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
-        return asked.target, Predict(inputs, asked.outputs), call
+        return asked.target, Predict(inputs, asked.outputs, asked.sequence), call
 
     def _written(self, request: Any, asked: Asked, prediction: Prediction) -> Any:
         response = _head(request, prediction.served)
@@ -254,6 +256,9 @@ def _asked(request: Any) -> Asked:
         return Asked(target, (), {}, None, 0, {})
     rest = tensors.parameters(request.parameters)
     empty_final = rest.pop(_EMPTY_FINAL, False) is True  # generations end with one that is flagged in any case
+    sequence = sequence_step(rest)
+    for name in SEQUENCE:
+        rest.pop(name, None)
     if rest.pop("binary_data_output", True) is not True:
         raise UnknownField("parameters: binary_data_output can only be true over gRPC", param="binary_data_output")
     timeout_s, priority = _timeout_s(rest.pop("timeout", None)), _priority(rest.pop("priority", 0))
@@ -266,7 +271,7 @@ def _asked(request: Any) -> Asked:
         place = tensors.place_of(output.name, tensors.parameters(output.parameters), "output")
         if place is not None:
             places[output.name] = place
-    return Asked(target, tuple(names), places, timeout_s, priority, rest, empty_final)
+    return Asked(target, tuple(names), places, timeout_s, priority, rest, empty_final, sequence)
 
 
 def _timeout_s(value: Any) -> float | None:

@@ -38,6 +38,10 @@ class InstancesExecutor:
         self._turn = 0
 
     @property
+    def instances(self) -> tuple[Instance, ...]:
+        return self._executors
+
+    @property
     def batches_in_flight(self) -> int:
         return sum(executor.batches_in_flight for executor in self._executors)
 

@@ -275,6 +275,10 @@ class RunnerExecutor:
     def state(self) -> ExecutorState:
         return self._state
 
+    @property
+    def restarts(self) -> int:
+        return self._restarts
+
     def status(self) -> ExecutorStatus:
         process = self._process
         return ExecutorStatus(

@@ -21,10 +21,11 @@ from inference_engine.adapters.http.v2.classification import classified
 from inference_engine.adapters.http.v2.errors import broken_off
 from inference_engine.adapters.http.v2.shared_memory import REGION, Place, read_input, write_output
 from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.adapters.sequences import SEQUENCE, sequence_step
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.datatypes import datatype_of, to_raw
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
-from inference_engine.domain.requests import Predict
+from inference_engine.domain.requests import Predict, SequenceStep
 from inference_engine.domain.results import Prediction
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
@@ -33,8 +34,7 @@ from inference_engine.services.models import ModelService
 HEADER_LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
-_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
-_KNOWN = frozenset({"binary_data_output", "timeout", "priority", *_SEQUENCE})
+_KNOWN = frozenset({"binary_data_output", "timeout", "priority", *SEQUENCE})
 _OUTPUT_KNOWN = frozenset({"binary_data", "classification"})
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
@@ -55,6 +55,7 @@ class Wanted(NamedTuple):
     priority: int = 0
     classes: Mapping[str, int] = {}
     places: Mapping[str, Place] = {}
+    sequence: SequenceStep | None = None
 
 
 _ALL_JSON = Wanted()
@@ -79,7 +80,7 @@ class Infer:
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
-        prediction = await self._inference.predict(target, Predict(inputs, wanted.names), call)
+        prediction = await self._inference.predict(target, Predict(inputs, wanted.names, wanted.sequence), call)
         if wanted.classes:
             prediction = self._classified(prediction, wanted.classes)
         if wanted.default or wanted.binary or wanted.places:
@@ -100,7 +101,7 @@ class Infer:
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
-        stream = self._inference.predict_stream(target, Predict(inputs, wanted.names), call)
+        stream = self._inference.predict_stream(target, Predict(inputs, wanted.names, wanted.sequence), call)
         async with aclosing(stream.responses) as responses:
             response = await anext(responses, None)
             await exchange.start_events(served_headers(stream.served))
@@ -304,14 +305,14 @@ def _is_all_binary(request: InferRequest) -> bool:
 
 
 def _wanted(request: InferRequest) -> Wanted:
-    default = timeout_s = None
+    default = timeout_s = sequence = None
     priority = 0
     if request.parameters is not UNSET:
         _refuse_others(request.parameters, _KNOWN, "parameters")
         default = _flag(request.parameters, "binary_data_output", "parameters")
         timeout_s = _timeout_s(request.parameters)
         priority = _priority(request.parameters)
-        _refuse_sequence(request.parameters)
+        sequence = sequence_step(request.parameters)
     names: list[str] = []
     binary: set[str] = set()
     classes: dict[str, int] = {}
@@ -328,7 +329,7 @@ def _wanted(request: InferRequest) -> Wanted:
             classes[output.name] = count
         if own if own is not None else default:
             binary.add(output.name)
-    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes, places)
+    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes, places, sequence)
 
 
 def _timeout_s(parameters: Parameters) -> float | None:
@@ -360,16 +361,6 @@ def _class_count(output: OutputRequest) -> int:
     if type(value) is not int or value < 0:
         raise InvalidRequest(f"output {output.name!r}: classification must be a number of classes", param=output.name)
     return value
-
-
-def _refuse_sequence(parameters: Parameters) -> None:
-    """Clients that use no sequence may still say so; no model here keeps state between requests."""
-    for name in _SEQUENCE:
-        if parameters.get(name):
-            raise UnknownField(
-                f"parameters: {name!r} is not supported: models keep no state between requests, leave it out",
-                param=name,
-            )
 
 
 def _flag(parameters: Parameters, name: str, place: str) -> bool | None:
