@@ -27,6 +27,7 @@ Key = Annotated[str, Meta(pattern=r"^[\x21-\x2b\x2d-\x7e]+$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 Base = Annotated[str, Meta(pattern=r"^https?://[^/\s]+$")]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Amount = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+(@[a-z0-9]+(:[0-9]+)?)?=[0-9]{1,9}$")]
 Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -53,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     pull_origins: tuple[Base, ...] = ()
     trusted_digests: tuple[Digest, ...] = ()
     install_requirements: bool = False
+    resources: tuple[Amount, ...] = ()
     state_dir: Path = Path()
     api_keys: tuple[Key, ...] = ()
     api_keys_file: Path | None = None

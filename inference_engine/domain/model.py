@@ -83,6 +83,13 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, list[Any]] = {}
 
 
+class InstanceGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`count` instances of a model on one `device`."""
+
+    count: int = 1
+    device: str = "auto"
+
+
 class SequenceControls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Names of inputs that tell the model about the sequence of each row, and that no client sends.
 
@@ -128,11 +135,14 @@ class Sequences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is run. Times are seconds unless the name says otherwise.
 
+    `instances` is a number, all of them on `device`, or groups with a device each. `resources` is what one instance
+    needs of what the server has, while it computes; with a lower `resource_priority` a model gets more turns.
+
     `cache` None keeps answers that would be the same again, but no predictions; true keeps these too, false nothing.
     """
 
     executor: ExecutorKind = "runner"
-    instances: int = 1
+    instances: int | tuple[InstanceGroup, ...] = 1
     threads: int = 0
     device: str = "auto"
     max_batch_size: int = 64
@@ -146,6 +156,19 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache: bool | None = None
     warmup: tuple[Warmup, ...] = ()
     sequences: Sequences | None = None
+    resources: dict[str, int] = {}
+    resource_priority: int = 1
+
+    @property
+    def groups(self) -> tuple[InstanceGroup, ...]:
+        """The instances by device."""
+        if isinstance(self.instances, int):
+            return (InstanceGroup(self.instances, self.device),)
+        return self.instances
+
+    @property
+    def instance_count(self) -> int:
+        return sum(group.count for group in self.groups)
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

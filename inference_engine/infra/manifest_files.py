@@ -21,6 +21,7 @@ from inference_engine.domain.errors import InvalidManifest, InvalidRequest
 from inference_engine.domain.model import (
     Conversation,
     Execution,
+    InstanceGroup,
     Manifest,
     PipelineSpec,
     SequenceControls,
@@ -49,6 +50,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "conversation": Conversation,
     "messages": Turn,
     "warmup": Warmup,
+    "instances": InstanceGroup,
     "sequences": Sequences,
     "controls": SequenceControls,
     "states": SequenceState,
@@ -56,6 +58,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
 _MAX_SEQUENCES = 4096
 _LEAST: dict[str, float] = {
     "instances": 1,
+    "resource_priority": 1,
     "threads": 0,
     "max_batch_size": 1,
     "max_delay_ms": 0,
@@ -181,15 +184,30 @@ class _Checks:
     def execution(self, execution: Execution) -> None:
         for field, least in _LEAST.items():
             value = getattr(execution, field)
-            if value is not None and not value >= least:
+            if isinstance(value, int | float) and not value >= least:
                 raise self.fail(("execution", field), f"is {value}, it must be at least {least:g}")
 
+        self._groups(execution)
+        for name, amount in execution.resources.items():
+            if amount < 1:
+                raise self.fail(("execution", "resources", name), f"is {amount}, it must be at least 1")
         for index, warmup in enumerate(execution.warmup):
             if warmup.rows < 1:
                 raise self.fail(("execution", "warmup", index, "rows"), f"is {warmup.rows}, it must be at least 1")
             for name, shape in warmup.shapes.items():
                 if any(size < 0 for size in shape):
                     raise self.fail(("execution", "warmup", index, "shapes", name), "sizes are 0 or more")
+
+    def _groups(self, execution: Execution) -> None:
+        if isinstance(execution.instances, int):
+            return
+        if not execution.instances:
+            raise self.fail(("execution", "instances"), "is empty: give a number, or groups of a count and a device")
+        if execution.device != "auto":
+            raise self.fail(("execution", "device"), "cannot stand beside groups of instances, which have their own")
+        for index, group in enumerate(execution.instances):
+            if group.count < 1:
+                raise self.fail(("execution", "instances", index, "count"), f"is {group.count}, it must be at least 1")
 
     def sequences(self, manifest: Manifest) -> None:
         sequences = manifest.execution.sequences

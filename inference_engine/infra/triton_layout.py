@@ -11,8 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from inference_engine.domain.errors import InvalidManifest
-from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec, Warmup, check_name
+from inference_engine.domain.model import (
+    Execution,
+    InstanceGroup,
+    Manifest,
+    SequenceControls,
+    Sequences,
+    SequenceState,
+    Signature,
+    TensorSpec,
+    Warmup,
+    check_name,
+)
 from inference_engine.infra.formats.prototext import Field, Message, PrototextError, Word, parse_prototext
 
 PBTXT_NAME = "config.pbtxt"
@@ -51,13 +64,19 @@ _ELSEWHERE = frozenset(
 """Fields that only tune Triton, or are read apart from the others."""
 _REFUSED = {
     "ensemble_scheduling": "ensembles are not served yet: ask for the models one after another",
-    "sequence_batching": "sequences that keep state are not served",
     "batch_input": "inputs made from the batch are not served",
     "batch_output": "outputs cut by another input are not served",
     "model_operations": "custom operator libraries are not loaded",
     "model_repository_agents": "repository agents are not run: `digests` in a model.yaml check files",
     "cc_model_filenames": "files by GPU generation are not chosen: name one in default_model_filename",
 }
+_CONTROLS = {
+    "CONTROL_SEQUENCE_START": "start",
+    "CONTROL_SEQUENCE_END": "end",
+    "CONTROL_SEQUENCE_READY": "ready",
+    "CONTROL_SEQUENCE_CORRID": "id",
+}
+_FALSE_TRUE = {"int32_false_true": "int32", "fp32_false_true": "float32", "bool_false_true": "bool"}
 _SESSION_KEYS = frozenset(
     (
         "inter_op_thread_count",
@@ -180,6 +199,7 @@ class _Config:
         return {
             "max_batch_size": self._signature,
             "dynamic_batching": self._batching,
+            "sequence_batching": self._sequences,
             "instance_group": self._instances,
             "parameters": self._parameters,
             "response_cache": self._cache,
@@ -350,25 +370,177 @@ class _Config:
                     execution["timeout_s"] = timeout / 1e6
 
     def _instances(self, values: dict[str, Any], _: _Kind) -> None:
-        groups = self.messages(self._message, "instance_group")
+        groups = [
+            made for group in self.messages(self._message, "instance_group") for made in self._group(group, values)
+        ]
         if not groups:
             return
-        devices, count = set(), 0
-        for group in groups:
-            self.known(group, "instance_group", "name", "kind", "count", "gpus", "profile", "passive", "host_policy")
-            kind = self.one(group, "kind")
-            word = str(kind.value) if kind else "KIND_AUTO"
-            gpus = [field.value for field in group.fields if field.name == "gpus"]
-            if len(gpus) > 1:
-                raise self.fail(group.line, "instance_group.gpus names several GPUs: one device is used for a model")
-            if word not in ("KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"):
-                raise self.fail(group.line, f"instance_group.kind {word} is not served")
-            gpu = f"cuda:{gpus[0]}" if gpus else "cuda"
-            devices.add({"KIND_CPU": "cpu", "KIND_GPU": gpu}.get(word, gpu if gpus else "auto"))
-            count += self.number(group, "count") or 1
+        devices = {group.device for group in groups}
         if len(devices) > 1:
-            raise self.fail(groups[1].line, "instance_group puts instances on different devices: one kind is served")
-        values["execution"] |= {"instances": count, "device": devices.pop()}
+            values["execution"]["instances"] = tuple(groups)
+        else:
+            values["execution"] |= {"instances": sum(group.count for group in groups), "device": devices.pop()}
+
+    def _group(self, group: Message, values: dict[str, Any]) -> list[InstanceGroup]:
+        self.known(
+            group,
+            "instance_group",
+            *("name", "kind", "count", "gpus", "profile", "passive", "host_policy", "rate_limiter"),
+        )
+        kind = self.one(group, "kind")
+        word = str(kind.value) if kind else "KIND_AUTO"
+        if word not in ("KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"):
+            raise self.fail(group.line, f"instance_group.kind {word} is not served")
+        gpus = [field.value for field in group.fields if field.name == "gpus"]
+        count = self.number(group, "count") or 1
+        self._limits(group, values)
+        if word == "KIND_CPU" or (not gpus and word != "KIND_GPU"):
+            return [InstanceGroup(count, "cpu" if word == "KIND_CPU" else "auto")]
+        return [InstanceGroup(count, f"cuda:{gpu}") for gpu in gpus] or [InstanceGroup(count, "cuda")]
+
+    def _limits(self, group: Message, values: dict[str, Any]) -> None:
+        """What an instance needs. Groups that need different things would be different models here."""
+        needs: dict[str, int] = {}
+        priority = 1
+        for limiter in self.messages(group, "rate_limiter"):
+            self.known(limiter, "rate_limiter", "resources", "priority")
+            priority = self.number(limiter, "priority") or 1
+            for resource in self.messages(limiter, "resources"):
+                self.known(resource, "rate_limiter.resources", "name", "global", "count")
+                if needed := self.number(resource, "count"):
+                    needs[self.text(resource, "name")] = needed
+        found = {"resources": needs, "resource_priority": priority}
+        before = {name: values["execution"].get(name, value) for name, value in found.items()}
+        if before != found:
+            raise self.fail(group.line, "rate_limiter: every group of a model must need the same: make them equal")
+        values["execution"] |= found
+
+    # -- sequences -------------------------------------------------------------------------------------------------
+
+    def _sequences(self, values: dict[str, Any], _: _Kind) -> None:
+        for batching in self.messages(self._message, "sequence_batching"):
+            self.known(
+                batching,
+                "sequence_batching",
+                *("max_sequence_idle_microseconds", "control_input", "state", "direct", "oldest"),
+                *("iterative_sequence", "generative_sequence"),
+            )
+            for flag in ("iterative_sequence", "generative_sequence"):
+                if self.flag(batching, flag):
+                    raise self.fail(batching.line, f"sequence_batching: {flag} is not served")
+            batched = self.number(self._message, "max_batch_size") > 0
+            made: dict[str, Any] = {
+                "max_idle_s": (self.number(batching, "max_sequence_idle_microseconds") or 1e6) / 1e6
+            }
+            made |= self._strategy(batching, batched=batched)
+            inputs: list[TensorSpec] = []
+            controls: dict[str, str] = {}
+            for entry in self.messages(batching, "control_input"):
+                self._control(entry, controls, inputs, batched=batched)
+            outputs: list[TensorSpec] = []
+            states = tuple(
+                self._state(state, values, inputs, outputs, batched=batched)
+                for state in self.messages(batching, "state")
+            )
+            signature = values.get("signature")
+            if signature is not None:
+                values["signature"] = Signature((*signature.inputs, *inputs), (*signature.outputs, *outputs))
+            values["execution"]["sequences"] = Sequences(**made, controls=SequenceControls(**controls), states=states)
+
+    def _strategy(self, batching: Message, *, batched: bool) -> dict[str, Any]:
+        """Without either, Triton takes `direct`."""
+        for oldest in self.messages(batching, "oldest"):
+            self.known(
+                oldest,
+                "oldest",
+                *("max_candidate_sequences", "preferred_batch_size", "max_queue_delay_microseconds"),
+                "preserve_ordering",
+            )
+            return {"max_sequences": self.number(oldest, "max_candidate_sequences") or 1}
+        for direct in self.messages(batching, "direct"):
+            self.known(direct, "direct", "max_queue_delay_microseconds", "minimum_slot_utilization")
+        return {"strategy": "direct"} if batched else {"max_sequences": 1}
+
+    def _control(self, entry: Message, controls: dict[str, str], inputs: list[TensorSpec], *, batched: bool) -> None:
+        self.known(entry, "control_input", "name", "control")
+        name = self.text(entry, "name")
+        kinds = self.messages(entry, "control")
+        if not name or len(kinds) != 1:
+            raise self.fail(entry.line, "control_input has a name and one control")
+        control = kinds[0]
+        kind = self.one(control, "kind")
+        word = _CONTROLS.get(str(kind.value) if kind else "CONTROL_SEQUENCE_START")
+        if word is None:
+            raise self.fail(control.line, f"control_input {name!r}: kind is not one of {', '.join(_CONTROLS)}")
+        if word in controls:
+            raise self.fail(control.line, f"control_input {name!r}: there is another one of this kind")
+        controls[word] = name
+        inputs.append(TensorSpec(name, self._control_dtype(control, name, word), (-1, 1) if batched else (1,)))
+
+    def _control_dtype(self, control: Message, name: str, word: str) -> str:
+        if word == "id":
+            kind = self.one(control, "data_type")
+            if kind is None or DTYPES.get(str(kind.value)) not in ("uint64", "int64", "uint32", "int32", "bytes"):
+                raise self.fail(
+                    control.line,
+                    f"control_input {name!r}: data_type must be TYPE_UINT64, INT64, UINT32, INT32 or STRING",
+                )
+            return DTYPES[str(kind.value)]
+        for field in control.fields:
+            if field.name in _FALSE_TRUE:
+                values = [str(one.value).lower() for one in control.fields if one.name == field.name]
+                if values not in (["0", "1"], ["0.0", "1.0"], ["false", "true"]):
+                    raise self.fail(field.line, f"control_input {name!r}: {field.name} must be [ 0, 1 ]")
+                return _FALSE_TRUE[field.name]
+        raise self.fail(control.line, f"control_input {name!r} needs one of {', '.join(_FALSE_TRUE)}")
+
+    def _state(
+        self,
+        state: Message,
+        values: dict[str, Any],
+        inputs: list[TensorSpec],
+        outputs: list[TensorSpec],
+        *,
+        batched: bool,
+    ) -> SequenceState:
+        self.known(
+            state,
+            "state",
+            *("input_name", "output_name", "data_type", "dims", "initial_state"),
+            *("use_same_buffer_for_input_output", "use_growable_memory"),
+        )
+        source, target = self.text(state, "input_name"), self.text(state, "output_name")
+        kind = self.one(state, "data_type")
+        dtype = DTYPES.get(str(kind.value)) if kind else None
+        if not source or not target or dtype is None:
+            raise self.fail(state.line, f"state needs input_name, output_name and one data_type of {', '.join(DTYPES)}")
+        dims = self._dims(state, f"state {source!r}")
+        shape = (-1, *dims) if batched else dims
+        inputs.append(TensorSpec(source, dtype, shape))
+        signature = values.get("signature")
+        visible = signature is not None and any(spec.name == target for spec in signature.outputs)
+        if not visible:
+            outputs.append(TensorSpec(target, dtype, shape))
+        initial, own = self._initial(state, source, dtype)
+        return SequenceState(source, target, initial, own if own is not None else dims, visible)
+
+    def _initial(self, state: Message, name: str, dtype: str) -> tuple[list[Any] | None, tuple[int, ...] | None]:
+        """Values and sizes of a state at the beginning; None where they are zeros, or those of the state."""
+        for initial in self.messages(state, "initial_state"):
+            self.known(initial, "initial_state", "data_type", "dims", "zero_data", "data_file", "name")
+            dims = self._dims(initial, f"state {name!r}: initial_state")
+            file = self.text(initial, "data_file")
+            if not file:
+                return None, dims
+            line = next(field.line for field in initial.fields if field.name == "data_file")
+            if "/" in file or "\\" in file or file.startswith(".") or dtype == "bytes":
+                raise self.fail(line, f"data_file {file!r} must be a file of numbers in the folder initial_state")
+            try:
+                raw = (self._folder / "initial_state" / file).read_bytes()
+                return np.frombuffer(raw, dtype).reshape(dims).tolist(), dims
+            except (OSError, ValueError) as error:
+                raise self.fail(line, f"data_file {file!r} cannot be read as {dtype} {list(dims)}: {error}") from None
+        return None, None
 
     def _parameters(self, values: dict[str, Any], kind: _Kind) -> None:
         for entry in self.messages(self._message, "parameters"):
@@ -388,10 +560,14 @@ class _Config:
         for cache in self.messages(self._message, "response_cache"):
             values["execution"]["cache"] = self.flag(cache, "enable")
 
-    def _transactions(self, _values: dict[str, Any], _: _Kind) -> None:
+    def _transactions(self, _values: dict[str, Any], kind: _Kind) -> None:
         for policy in self.messages(self._message, "model_transaction_policy"):
             if self.flag(policy, "decoupled"):
-                raise self.fail(policy.line, "decoupled: several answers to one prediction are not served")
+                self._decoupled(policy.line, kind)
+
+    def _decoupled(self, line: int, kind: _Kind) -> None:
+        if kind.runtime != "python":
+            raise self.fail(line, "decoupled: only models in Python give several responses to one request")
 
     def _warmup(self, values: dict[str, Any], _: _Kind) -> None:
         warmups = []

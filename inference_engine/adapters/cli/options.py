@@ -36,6 +36,7 @@ SETTING_HELP: dict[str, str] = {
     "hf_endpoint": "Hugging Face Hub, or a mirror of it.",
     "hf_token": "Token for the Hugging Face Hub. Others can see it in the process list.",
     "pull_origins": "Further registry that may be pulled from; may be given several times.",
+    "resources": "An amount that models share, as in memory=4; may be given several times.",
     "trusted_digests": "Digest (sha256:...) of a file that may run code when it is loaded; may be given several times.",
     "install_requirements": "Install what the requirements.txt of a Python model names.",
     "state_dir": "Folder for what the server remembers.",

@@ -8,6 +8,7 @@ from inference_engine.adapters.grpc.admission import Admission
 from inference_engine.adapters.grpc.generation import TEXT_INPUT, TEXT_OUTPUT
 from inference_engine.adapters.grpc.infer import target_of
 from inference_engine.adapters.grpc.protocol import message
+from inference_engine.adapters.instance_groups import instance_groups
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.datatypes import DATATYPES
 from inference_engine.domain.errors import InvalidRequest, UnknownField
@@ -102,7 +103,7 @@ class Repository:
             input=[_config(message("ModelInput"), spec, batched) for spec in inputs],
             output=[_config(message("ModelOutput"), spec, batched) for spec in outputs],
             instance_group=[
-                message("ModelInstanceGroup")(name=ref.name, count=manifest.execution.instances, kind="KIND_AUTO")
+                message("ModelInstanceGroup")(name=ref.name, **group) for group in instance_groups(manifest.execution)
             ],
         )
         if batched:

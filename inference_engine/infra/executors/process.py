@@ -443,6 +443,11 @@ class RunnerProcess(asyncio.Protocol):
             self._send(frames.Cancel(id))
             self._cancelled_at[id] = self._clock()
 
+    @property
+    def winding_down(self) -> bool:
+        """True while something that was cancelled may still be computed."""
+        return bool(self._cancelled_at)
+
     def overdue_s(self) -> float:
         """For how long the process has been computing something that was cancelled."""
         return self._clock() - min(self._cancelled_at.values(), default=self._clock())

@@ -279,6 +279,10 @@ class RunnerExecutor:
     def restarts(self) -> int:
         return self._restarts
 
+    @property
+    def winding_down(self) -> bool:
+        return self._process is not None and self._process.open and self._process.winding_down
+
     def status(self) -> ExecutorStatus:
         process = self._process
         return ExecutorStatus(

@@ -41,6 +41,7 @@ class ThreadExecutor:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._generating: set[_ThreadSink | _ResponseSink] = set()
+        self._ending: set[_ThreadSink | _ResponseSink] = set()
         self._pace = Pace()
         self._computing = 0
         self._state: ExecutorState = "starting"
@@ -113,7 +114,12 @@ class ThreadExecutor:
                 yield item
         finally:
             sink.cancel()
-            self._generating.discard(sink)
+            self._leave(sink)
+
+    def _leave(self, sink: _ThreadSink | _ResponseSink) -> None:
+        self._generating.discard(sink)
+        if not sink.ended.is_set():
+            self._ending.add(sink)
 
     def _run_stream(self, inputs: Tensors, sink: _ResponseSink) -> None:
         try:
@@ -141,7 +147,7 @@ class ThreadExecutor:
                     return
         finally:
             sink.cancel()
-            self._generating.discard(sink)
+            self._leave(sink)
 
     def _generate(self, request: Generate, sink: _ThreadSink) -> None:
         try:
@@ -186,6 +192,16 @@ class ThreadExecutor:
     @property
     def state(self) -> ExecutorState:
         return self._state
+
+    @property
+    def restarts(self) -> int:
+        """Never: it shares the fate of the server."""
+        return 0
+
+    @property
+    def winding_down(self) -> bool:
+        self._ending = {sink for sink in self._ending if not sink.ended.is_set()}
+        return self._state == "ready" and bool(self._ending or self._computing)
 
     def status(self) -> ExecutorStatus:
         gauges = self._runtime.gauges() if self._state == "ready" else {}

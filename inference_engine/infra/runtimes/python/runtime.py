@@ -40,6 +40,7 @@ from inference_engine.domain.text_tensors import (
     texts_of,
 )
 from inference_engine.infra.runtimes.files import artifact_path
+from inference_engine.infra.runtimes.python.devices import placed
 from inference_engine.infra.runtimes.python.outputs import numbers, predicted
 from inference_engine.infra.runtimes.python.pieces import Outlet
 from inference_engine.infra.runtimes.user_code import blamed, import_file, siblings_importable, user_code
@@ -83,7 +84,7 @@ class PythonRuntime(RuntimeDefaults):
                 raise ModelLoadFailed(f"{path} has no class {name}", param="artifact")
             self._model = cls()
             if hasattr(self._model, "load"):
-                self._model.load(folder, dict(manifest.options))
+                self._load_model(manifest, folder)
             elif manifest.options:
                 raise InvalidManifest(f"{name} has no load method to take the options", param="options")
         kinds = self._kinds(name)
@@ -101,6 +102,12 @@ class PythonRuntime(RuntimeDefaults):
         concurrency = int(getattr(self._model, "concurrency", 1))
         details = {"class": name, "file": file, "python": sys.version.partition(" ")[0]}
         return Loaded(kinds, self._signature, concurrency=concurrency, media=self._media(), details=details)
+
+    def _load_model(self, manifest: Manifest, folder: Path) -> None:
+        more = {}
+        if "device" in inspect.signature(self._model.load).parameters:
+            more["device"] = placed(manifest.execution.device)
+        self._model.load(folder, dict(manifest.options), **more)
 
     def run(self, batch: Tensors) -> Tensors:
         if self._predict is None:
