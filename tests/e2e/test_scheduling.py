@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import LiveServer, free_port
+from tests.fixtures.tiny_onnx import accumulator_onnx
 
 REPEAT = '''
 import numpy as np
@@ -56,15 +60,94 @@ class Square:
             yield {"OUT": inputs["IN"]}
 '''
 
+TOTAL = '''
+import os
+import numpy as np
+
+class Total:
+    """Adds up the numbers of each sequence, and tells which process did."""
+
+    inputs = [{"name": "IN", "dtype": "int32", "shape": [-1]}]
+    outputs = [{"name": "OUT", "dtype": "int32", "shape": [-1]}, {"name": "PID", "dtype": "int32", "shape": [-1]}]
+
+    def load(self, folder, options):
+        self.totals = {}
+
+    def predict(self, inputs):
+        totals = []
+        for number, id, start, end in zip(
+            inputs["IN"], inputs["sequence_id"], inputs["sequence_start"], inputs["sequence_end"]
+        ):
+            if start:
+                self.totals[id] = 0
+            self.totals[id] += int(number)
+            totals.append(self.totals.pop(id) if end else self.totals[id])
+        return {"OUT": np.array(totals, np.int32), "PID": np.full(len(totals), os.getpid(), np.int32)}
+'''
+TOTAL_MANIFEST = "execution: {instances: 2, sequences: {max_idle_s: 30, max_sequences: 8}}\n"
+LIMITED = '''
+import pathlib
+import time
+
+class Limited:
+    """Writes down when it began and ended."""
+
+    inputs = [{"name": "IN", "dtype": "int32", "shape": [-1]}]
+    outputs = [{"name": "OUT", "dtype": "int32", "shape": [-1]}]
+
+    def load(self, folder, options):
+        self.spans = pathlib.Path(folder).parent.parent / "spans"
+
+    def predict(self, inputs):
+        started = time.monotonic()
+        time.sleep(0.03)
+        with self.spans.open("a") as file:
+            file.write(f"{started} {time.monotonic()}\\n")
+        return {"OUT": inputs["IN"]}
+'''
+LIMITED_MANIFEST = "execution: {resources: {unit: 2}, instances: 2, max_batch_size: 1}\n"
+SUM = """
+platform: "onnxruntime_onnx"
+max_batch_size: 4
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+instance_group [ { count: 2 kind: KIND_CPU } ]
+sequence_batching {
+  max_sequence_idle_microseconds: 20000000
+  oldest { max_candidate_sequences: 4 }
+  control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] } ]
+  state [ { input_name: "state_in" output_name: "state_out" data_type: TYPE_FP32 dims: [ 1 ] STATE } ]
+}
+"""
+FIVE = 'initial_state { data_type: TYPE_FP32 dims: [ 1 ] data_file: "five" name: "begin" }'
+
 
 def lay_out(models: Path) -> None:
-    for name, source, more in (("repeat", REPEAT, ""), ("square", SQUARE, "")):
+    for name, state in (("sum", ""), ("sum_from_five", FIVE)):
+        folder = models / name / "1"
+        folder.mkdir(parents=True)
+        accumulator_onnx(folder / "model.onnx")
+        (models / name / "config.pbtxt").write_text(SUM.replace("STATE }", state + " }"))
+    (models / "sum_from_five" / "initial_state").mkdir()
+    (models / "sum_from_five" / "initial_state" / "five").write_bytes(np.array([5], np.float32).tobytes())
+    for name, source, more in (
+        ("repeat", REPEAT, ""),
+        ("square", SQUARE, ""),
+        ("total", TOTAL, TOTAL_MANIFEST),
+        ("limited", LIMITED, LIMITED_MANIFEST),
+        ("limited2", LIMITED, LIMITED_MANIFEST),
+        ("greedy", LIMITED, LIMITED_MANIFEST.replace("2", "4")),
+    ):
         folder = models / name / "1"
         folder.mkdir(parents=True)
         (folder / "model.py").write_text(source)
+        cls = CLASSES.get(name, name.capitalize())
         (folder / "model.yaml").write_text(
-            f'name: {name}\nversion: "1"\nruntime: python\nartifact: model.py:{name.capitalize()}\n{more}'
+            f'name: {name}\nversion: "1"\nruntime: python\nartifact: model.py:{cls}\n{more}'
         )
+
+
+CLASSES = {"limited2": "Limited", "greedy": "Limited"}
 
 
 class Served:
@@ -81,7 +164,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("scheduling")
     lay_out(folder / "models")
     port = free_port()
-    live = LiveServer(folder, "--models", str(folder / "models"), "--grpc-port", str(port), "--drain-s", "2")
+    live = LiveServer(
+        folder, "--models", str(folder / "models"), "--grpc-port", str(port), "--drain-s", "2", "--resources", "unit=3"
+    )
     live.start()
     yield Served(live, f"127.0.0.1:{port}", folder / "models")
     assert live.stop() == 0
@@ -244,3 +329,182 @@ def test_the_commands_and_python_stream_too(served: Served, tmp_path: Path) -> N
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
     )
     assert run.stdout == "[4, 7]\n"
+
+
+# -- sequences ----------------------------------------------------------------------------------------------------
+
+
+def floats(value: float, client: Any) -> Any:
+    made = client.InferInput("x", [1, 1], "FP32")
+    made.set_data_from_numpy(np.array([[value]], np.float32))
+    return made
+
+
+class Step:
+    """The same request through each of Triton's clients."""
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+
+    def ask(self, wire: str, model: str, value: int, id: int | str, **flags: bool) -> list[int]:
+        url, client = (self.served.grpc, triton) if wire == "grpc" else (self.served.http, triton_http)
+        with client.InferenceServerClient(url) as connection:
+            if model == "total":
+                given, wanted = tensor("IN", [value], client), ("OUT", "PID")
+            else:
+                given, wanted = floats(value, client), ("y",)
+            names = {f"sequence_{name}": flag for name, flag in flags.items()}
+            answer = connection.infer(model, [given], sequence_id=id, **names)
+            return [int(answer.as_numpy(name).ravel()[0]) for name in wanted]
+
+
+@pytest.fixture
+def step(served: Served) -> Step:
+    return Step(served)
+
+
+@pytest.mark.parametrize("wire", ["http", "grpc"])
+@pytest.mark.parametrize("id", [7, "seven"])
+def test_a_sequence_through_the_official_clients(step: Step, wire: str, id: int | str) -> None:
+    first = step.ask(wire, "total", 1, id, start=True)
+    second = step.ask(wire, "total", 10, id)
+    third = step.ask(wire, "total", 100, id, end=True)
+    assert [first[0], second[0], third[0]] == [1, 11, 111]
+    assert first[1] == second[1] == third[1]
+    with pytest.raises(InferenceServerException, match=r"it has ended.*sequence_start"):
+        step.ask(wire, "total", 1, id)
+
+
+async def test_interleaved_clients_never_mix(served: Served) -> None:
+    pids: dict[int, set[int]] = {}
+
+    async def one(client: Any, id: int) -> None:
+        total = 0
+        for index in range(8):
+            answer = await client.infer(
+                "total",
+                [tensor("IN", [id], triton_aio)],
+                sequence_id=id,
+                sequence_start=index == 0,
+                sequence_end=index == 7,
+            )
+            total += id
+            assert int(answer.as_numpy("OUT")[0]) == total
+            pids.setdefault(id, set()).add(int(answer.as_numpy("PID")[0]))
+
+    async with triton_aio.InferenceServerClient(served.grpc) as client:
+        await asyncio.gather(*(one(client, id) for id in range(1, 41)))
+    assert {len(seen) for seen in pids.values()} == {1}
+    assert len(set.union(*pids.values())) == 2
+
+
+def test_a_stream_carries_sequences(served: Served) -> None:
+    found: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(served.grpc) as client:
+        client.start_stream(lambda result, error: found.put(error or result))
+        for index in range(4):
+            for id in (51, 52):
+                client.async_stream_infer(
+                    "total",
+                    [tensor("IN", [id])],
+                    sequence_id=id,
+                    sequence_start=index == 0,
+                    sequence_end=index == 3,
+                )
+        totals = [int(found.get(timeout=20).as_numpy("OUT")[0]) for _ in range(8)]
+        client.stop_stream()
+    assert totals == [51, 52, 102, 104, 153, 156, 204, 208]
+
+
+@pytest.mark.parametrize(("model", "begin"), [("sum", 0), ("sum_from_five", 5)])
+def test_a_triton_folder_with_controls_and_a_state(step: Step, model: str, begin: int) -> None:
+    assert step.ask("http", model, 1, 3, start=True) == [begin + 1001]
+    assert step.ask("grpc", model, 1, 4, start=True) == [begin + 1001]
+    assert step.ask("grpc", model, 2, 3) == [begin + 3]
+    assert step.ask("http", model, 10, 4) == [begin + 11]
+    assert step.ask("http", model, 3, 3, end=True) == [begin + 6]
+    assert step.ask("http", model, 5, 4, end=True) == [begin + 16]
+
+
+def test_what_clients_see_of_it(served: Served, step: Step) -> None:
+    step.ask("http", "sum", 1, 9, start=True, end=True)
+    with triton_http.InferenceServerClient(served.http) as client:
+        metadata = client.get_model_metadata("sum")
+        assert [tensor["name"] for tensor in metadata["inputs"]] == ["x"]
+        assert [tensor["name"] for tensor in metadata["outputs"]] == ["y"]
+        config = client.get_model_config("sum")
+        assert config["sequence_batching"]["oldest"] == {"max_candidate_sequences": 4}
+        with pytest.raises(InferenceServerException, match="'state_in' is unknown"):
+            state = triton_http.InferInput("state_in", [1, 1], "FP32")
+            state.set_data_from_numpy(np.zeros((1, 1), np.float32))
+            client.infer("sum", [floats(1, triton_http), state], sequence_id=1, sequence_start=True)
+
+
+def test_what_is_no_sequence_is_refused_by_name(served: Served, step: Step) -> None:
+    with pytest.raises(InferenceServerException, match="give a sequence_id"):
+        step.ask("http", "total", 1, 0)
+    with pytest.raises(InferenceServerException, match="has no sequence 99"):
+        step.ask("grpc", "total", 1, 99)
+    with triton_http.InferenceServerClient(served.http) as client:
+        with pytest.raises(InferenceServerException, match="keeps nothing between requests"):
+            client.infer("repeat", [tensor("IN", [1], triton_http)], sequence_id=5, sequence_start=True)
+        with pytest.raises(InferenceServerException, match="2 rows"):
+            client.infer("total", [tensor("IN", [1, 2], triton_http)], sequence_id=5, sequence_start=True)
+    body = {"inputs": [{"name": "IN", "shape": [1], "datatype": "INT32", "data": [1]}]}
+    for parameters in ({"sequence_start": True}, {"sequence_id": -1}, {"sequence_id": True}, {"sequence_id": 1.5}):
+        answer = httpx.post(f"{served.url}/v2/models/total/infer", json=body | {"parameters": parameters})
+        assert answer.status_code == 400
+        assert "sequence_id" in answer.json()["error"]
+
+
+def test_what_a_dead_runner_knew_is_lost_and_said_so(served: Served, step: Step) -> None:
+    first = step.ask("http", "total", 1, 60, start=True)
+    os.kill(first[1], signal.SIGKILL)
+    with pytest.raises(InferenceServerException, match=r"instance that knew it died.*sequence_start"):
+        step.ask("http", "total", 1, 60)
+    assert step.ask("http", "total", 2, 60, start=True)[0] == 2
+    step.ask("http", "total", 2, 60, end=True)
+
+
+def test_unloading_ends_sequences(served: Served, step: Step) -> None:
+    step.ask("http", "sum", 1, 70, start=True)
+    with triton_http.InferenceServerClient(served.http) as client:
+        client.unload_model("sum")
+    with pytest.raises(InferenceServerException, match="has no sequence 70"):
+        step.ask("http", "sum", 1, 70)
+
+
+def test_the_python_api_has_sequences(served: Served, tmp_path: Path) -> None:
+    code = (
+        "from inference_engine import Engine\n"
+        f"with Engine(models={str(served.models)!r}) as engine:\n"
+        "    for index in range(3):\n"
+        "        place = {'sequence_id': 'a', 'sequence_start': index == 0, 'sequence_end': index == 2}\n"
+        "        print(engine.predict('sum', {'x': [[1]]}, **place)['y'].tolist())\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout.splitlines() == ["[[1001.0]]", "[[2.0]]", "[[3.0]]"]
+
+
+# -- shared resources ---------------------------------------------------------------------------------------------
+
+
+async def test_models_that_share_a_resource_never_compute_together(served: Served) -> None:
+    async with triton_aio.InferenceServerClient(served.grpc) as client:
+        await asyncio.gather(
+            *(client.infer(name, [tensor("IN", [1], triton_aio)]) for name in ("limited", "limited2") for _ in range(8))
+        )
+    spans = sorted(tuple(map(float, line.split())) for line in (served.models / "spans").read_text().splitlines())
+    assert len(spans) == 16
+    assert all(first[1] <= second[0] for first, second in pairwise(spans))
+
+
+def test_who_needs_more_than_there_is_is_refused(served: Served) -> None:
+    words = r"resources.unit is 4, and this server has 3.*unit=4"
+    with (
+        triton_http.InferenceServerClient(served.http) as client,
+        pytest.raises(InferenceServerException, match=words),
+    ):
+        client.load_model("greedy")
