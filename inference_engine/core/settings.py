@@ -22,6 +22,7 @@ CLIENT_VARIABLES = ("CONFIG", "SERVER", "API_KEY")
 """Variables with our prefix that are not settings: the file itself, and what the command line says to a server."""
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+Compression = Literal["none", "gzip", "deflate"]
 LogFormat = Literal["auto", "json", "console"]
 Key = Annotated[str, Meta(pattern=r"^[\x21-\x2b\x2d-\x7e]+$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
@@ -44,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     grpc_tls_cert: Path | None = None
     grpc_tls_key: Path | None = None
     grpc_shared_memory: bool = False
+    grpc_compression: Compression = "none"
+    grpc_keepalive_s: Annotated[float, Meta(ge=1)] = 60.0
     models: tuple[Path, ...] = ()
     builtin_models: bool = True
     default_model: str | None = None

@@ -21,6 +21,7 @@ from inference_engine.domain.ports import (
     ExecutorFactory,
     Loaded,
     ModelRepository,
+    Restarting,
     RouteStore,
     StoredModel,
     Telemetry,
@@ -307,7 +308,7 @@ class ModelService:
 
     def is_ready(self, ref: ModelRef) -> bool:
         """True when a request for it would be computed without loading first."""
-        return self.status(ref).state == "ready"
+        return _state(self._entry(ref)) == "ready"
 
     def statuses(self) -> list[ModelStatus]:
         return [self.status(ref) for ref in sorted(self._entries)]
@@ -572,7 +573,8 @@ def _state(entry: _Entry) -> ModelState:
     if entry.draining:
         return "draining"
     if entry.live is not None:
-        state = entry.live.executor.status().state
+        executor = entry.live.executor  # most tell their state without measuring anything
+        state = executor.state if isinstance(executor, Restarting) else executor.status().state
         return "ready" if state == "ready" else "failed" if state == "failed" else "restarting"
     if entry.loading is not None:
         return "loading"

@@ -28,6 +28,8 @@ SETTING_HELP: dict[str, str] = {
     "grpc_tls_cert": "File with the certificate chain for gRPC, in PEM; needs the key too.",
     "grpc_tls_key": "File with the private key of that certificate, in PEM.",
     "grpc_shared_memory": "Let gRPC clients of this machine hand tensors over in /dev/shm; loopback only.",
+    "grpc_compression": "How answers over gRPC are compressed.",
+    "grpc_keepalive_s": "Seconds of silence after which a gRPC connection is asked whether it is alive.",
     "models": "Folder of models; may be given several times, the first wins.",
     "builtin_models": "Serve the models that come with the engine.",
     "default_model": "Model that answers requests that name none.",

@@ -52,6 +52,15 @@ class InstancesExecutor:
         return self._executors
 
     @property
+    def state(self) -> ExecutorState:
+        """Ready while one is."""
+        return min((executor.state for executor in self._executors), key=_STATES.index)
+
+    @property
+    def restarts(self) -> int:
+        return sum(executor.restarts for executor in self._executors)
+
+    @property
     def batches_in_flight(self) -> int:
         return sum(executor.batches_in_flight for executor in self._executors)
 
