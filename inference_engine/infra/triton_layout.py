@@ -35,6 +35,8 @@ DTYPES = {
     **{f"TYPE_FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
     **{f"TYPE_{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }
+TRITON_CLASS = "TritonPythonModel"
+_ENVIRONMENT = "EXECUTION_ENV_PATH"
 _MAX_LABELS = 1 << 20
 
 
@@ -262,7 +264,10 @@ class _Config:
                 self._line("default_model_filename"), f"{folder} holds no {artifact!r} but {there}: name the file"
             )
         if kind.runtime == "python":
-            artifact = f"{artifact}:{self._python_class(folder / artifact)}"
+            name_of_class = self._python_class(folder / artifact)
+            artifact = f"{artifact}:{name_of_class}"
+            if name_of_class == TRITON_CLASS:
+                values = values | {"options": self._triton_options(values["options"])}
         return Manifest(
             name=name, version=folder.name, runtime=kind.runtime, artifact=artifact, execution=execution, **values
         )
@@ -275,14 +280,22 @@ class _Config:
         except (OSError, SyntaxError, ValueError) as error:
             raise InvalidManifest(f"{file}: cannot be read as Python: {error}") from None
         names = [node.name for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-        if "TritonPythonModel" in names or "triton_python_backend_utils" in source:
-            raise InvalidManifest(
-                f"{file}: is written for Triton's own Python backend (triton_python_backend_utils), which is not "
-                "served: give the class the methods load and predict, as docs/python-models.md shows"
-            )
+        if TRITON_CLASS in names:
+            return TRITON_CLASS
         if len(names) != 1:
             raise InvalidManifest(f"{file}: must hold exactly one public class, it holds {len(names)}")
         return names[0]
+
+    def _triton_options(self, parameters: dict[str, str]) -> dict[str, Any]:
+        """`options` of a class that is written for Triton's Python backend."""
+        if _ENVIRONMENT in parameters:
+            raise self.fail(
+                self._line("parameters"),
+                f"parameters: {_ENVIRONMENT} is not unpacked: name the packages in a requirements.txt beside the model",
+            )
+        policies = self.messages(self._message, "model_transaction_policy")
+        decoupled = any(self.flag(policy, "decoupled") for policy in policies)
+        return ({"parameters": parameters} if parameters else {}) | ({"decoupled": True} if decoupled else {})
 
     # -- tensors ---------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,8 @@ from inference_engine.infra.runtimes.files import artifact_path
 from inference_engine.infra.runtimes.python.devices import placed
 from inference_engine.infra.runtimes.python.outputs import numbers, predicted
 from inference_engine.infra.runtimes.python.pieces import Outlet
+from inference_engine.infra.runtimes.python.triton_model import CLASS as TRITON_CLASS
+from inference_engine.infra.runtimes.python.triton_model import DecoupledModel, provide_utils, triton_model
 from inference_engine.infra.runtimes.user_code import blamed, import_file, siblings_importable, user_code
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
@@ -78,11 +80,13 @@ class PythonRuntime(RuntimeDefaults):
         path = artifact_path(folder, file)
         self._folder = folder
         with user_code(ModelLoadFailed, folder), siblings_importable(folder):
+            if name == TRITON_CLASS:
+                provide_utils()
             self._module = import_file(path)
             cls = getattr(self._module, name, None)
             if not inspect.isclass(cls):
                 raise ModelLoadFailed(f"{path} has no class {name}", param="artifact")
-            self._model = cls()
+            self._model = triton_model(cls, manifest, folder) if name == TRITON_CLASS else cls()
             if hasattr(self._model, "load"):
                 self._load_model(manifest, folder)
             elif manifest.options:
@@ -124,6 +128,9 @@ class PythonRuntime(RuntimeDefaults):
         if not hasattr(self._model, "predict_stream"):
             raise UnsupportedTask("this model's class has no predict_stream method")
         with user_code(InferenceFailed, self._folder):
+            if isinstance(self._model, DecoupledModel):
+                self._model.predict_stream(inputs, sink, lambda result: predicted(result, inputs, self._outputs))
+                return
             responses = iter(self._model.predict_stream(dict(inputs)))
             try:
                 while not sink.cancelled and (result := next(responses, _END)) is not _END:
@@ -254,7 +261,7 @@ class PythonRuntime(RuntimeDefaults):
         kinds = tuple(kind for method, kinds in _KINDS.items() if hasattr(self._model, method) for kind in kinds)
         if not kinds:
             raise ModelLoadFailed(
-                f"{name} has neither a predict nor a predict_stream, stream, embed, rerank or transcribe method",
+                f"{name} has neither a predict nor a stream, predict_stream, embed, rerank or transcribe method",
                 param="artifact",
             )
         if {"predict", "predict_stream"} & set(kinds) and {"embed", "rerank"} & set(kinds):
