@@ -135,8 +135,9 @@ class SequenceQueue:
         self._tensors = SequenceTensors(manifest, sequences, signature)
         batched = signature is not None and signature.batched
         self._max_rows = manifest.execution.max_batch_size if batched else 1
-        self._by_slot = sequences.strategy == "direct"
-        slots = self._max_rows if self._by_slot else sequences.max_sequences
+        direct = sequences.strategy == "direct"
+        self._by_slot = direct and manifest.runtime != "python"  # a class is told of each row whose it is
+        slots = self._max_rows if direct else sequences.max_sequences
         executors = executor.instances if isinstance(executor, Instanced) else (executor,)
         self._places = [_Place(one, slots) for one in executors]
         self._max_idle_s = sequences.max_idle_s
@@ -351,10 +352,12 @@ class SequenceQueue:
         error = None if batch.work.cancelled() else batch.work.exception()
         if batch.work.cancelled():
             self._abandoned(rows)
+        elif place.life != batch.life and not self._tensors.keeps_states:
+            self._lost(rows)
         elif error is not None:
             self._failed(rows, error)
         else:
-            self._answered(place, batch, now)
+            self._answered(batch, now)
         for row in rows:
             if row.sequence.closing and not row.sequence.line:
                 self._end(row.sequence, "it has ended")
@@ -386,7 +389,7 @@ class SequenceQueue:
             elif row.item.step.start and row.sequence.life is None:
                 self._end(row.sequence, "its first request failed")
 
-    def _answered(self, place: _Place, batch: _Batch, now: float) -> None:
+    def _answered(self, batch: _Batch, now: float) -> None:
         result = batch.work.result()
         rows = [row for row in batch.rows if row is not None]
         queued_s = sum(batch.started - row.item.queued_at for row in rows)
@@ -394,27 +397,21 @@ class SequenceQueue:
         self._statistics.batch(
             len(rows), len(rows), queued_s, now - batch.started, result.compute_s, result.output_s, now
         )
-        survived = place.life == batch.life or self._tensors.keeps_states
         for row, outputs in zip(batch.rows, result.outputs, strict=True):
             if row is None:
                 continue
-            if survived:
-                row.sequence.states = self._tensors.take_states(outputs)
-                row.sequence.life = batch.life
-                if not row.item.future.done():
-                    row.item.future.set_result((outputs, batch.started - row.item.queued_at, result.compute_s))
-            else:
-                self._lost(row)
+            row.sequence.states = self._tensors.take_states(outputs)
+            row.sequence.life = batch.life
+            if not row.item.future.done():
+                row.item.future.set_result((outputs, batch.started - row.item.queued_at, result.compute_s))
 
-    def _lost(self, row: _Row) -> None:
+    def _lost(self, rows: list[_Row]) -> None:
         """The instance died, and another computed the batch without what it knew. A beginning is done again."""
-        item, sequence = row.item, row.sequence
-        item.attempts += 1
-        if item.step.start and item.attempts < _ATTEMPTS:
-            sequence.line.appendleft(item)
-            return
-        sequence.line.appendleft(item)
-        self._end(sequence, "the instance that knew it died, and its state with it")
+        for row in rows:
+            row.item.attempts += 1
+            row.sequence.line.appendleft(row.item)
+            if not row.item.step.start or row.item.attempts >= _ATTEMPTS:
+                self._end(row.sequence, "the instance that knew it died, and its state with it")
 
     # -- time ------------------------------------------------------------------------------------------------------
 

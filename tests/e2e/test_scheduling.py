@@ -23,131 +23,7 @@ import tritonclient.http as triton_http
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import LiveServer, free_port
-from tests.fixtures.tiny_onnx import accumulator_onnx
-
-REPEAT = '''
-import numpy as np
-
-class Repeat:
-    """Gives each number of IN back in a response of its own, with its place."""
-
-    inputs = [{"name": "IN", "dtype": "int32", "shape": [-1]}]
-    outputs = [{"name": "OUT", "dtype": "int32", "shape": [1]}, {"name": "IDX", "dtype": "uint32", "shape": [1]}]
-    concurrency = 2
-
-    def predict_stream(self, inputs):
-        for index, number in enumerate(inputs["IN"]):
-            if number == 13:
-                raise ValueError("thirteen")
-            yield {"OUT": np.array([number], np.int32), "IDX": np.array([index], np.uint32)}
-'''
-SQUARE = '''
-import pathlib
-import numpy as np
-
-class Square:
-    """Gives IN as many times as IN says."""
-
-    inputs = [{"name": "IN", "dtype": "int32", "shape": [1]}]
-    outputs = [{"name": "OUT", "dtype": "int32", "shape": [1]}]
-
-    def load(self, folder, options):
-        self.trace = pathlib.Path(folder) / "made"
-
-    def predict_stream(self, inputs):
-        for number in range(int(inputs["IN"][0])):
-            self.trace.write_text(str(number + 1))
-            yield {"OUT": inputs["IN"]}
-'''
-
-TOTAL = '''
-import os
-import numpy as np
-
-class Total:
-    """Adds up the numbers of each sequence, and tells which process did."""
-
-    inputs = [{"name": "IN", "dtype": "int32", "shape": [-1]}]
-    outputs = [{"name": "OUT", "dtype": "int32", "shape": [-1]}, {"name": "PID", "dtype": "int32", "shape": [-1]}]
-
-    def load(self, folder, options):
-        self.totals = {}
-
-    def predict(self, inputs):
-        totals = []
-        for number, id, start, end in zip(
-            inputs["IN"], inputs["sequence_id"], inputs["sequence_start"], inputs["sequence_end"]
-        ):
-            if start:
-                self.totals[id] = 0
-            self.totals[id] += int(number)
-            totals.append(self.totals.pop(id) if end else self.totals[id])
-        return {"OUT": np.array(totals, np.int32), "PID": np.full(len(totals), os.getpid(), np.int32)}
-'''
-TOTAL_MANIFEST = "execution: {instances: 2, sequences: {max_idle_s: 30, max_sequences: 8}}\n"
-LIMITED = '''
-import pathlib
-import time
-
-class Limited:
-    """Writes down when it began and ended."""
-
-    inputs = [{"name": "IN", "dtype": "int32", "shape": [-1]}]
-    outputs = [{"name": "OUT", "dtype": "int32", "shape": [-1]}]
-
-    def load(self, folder, options):
-        self.spans = pathlib.Path(folder).parent.parent / "spans"
-
-    def predict(self, inputs):
-        started = time.monotonic()
-        time.sleep(0.03)
-        with self.spans.open("a") as file:
-            file.write(f"{started} {time.monotonic()}\\n")
-        return {"OUT": inputs["IN"]}
-'''
-LIMITED_MANIFEST = "execution: {resources: {unit: 2}, instances: 2, max_batch_size: 1}\n"
-SUM = """
-platform: "onnxruntime_onnx"
-max_batch_size: 4
-input [ { name: "x" data_type: TYPE_FP32 dims: [ 1 ] } ]
-output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]
-instance_group [ { count: 2 kind: KIND_CPU } ]
-sequence_batching {
-  max_sequence_idle_microseconds: 20000000
-  oldest { max_candidate_sequences: 4 }
-  control_input [ { name: "START" control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 1 ] } ] } ]
-  state [ { input_name: "state_in" output_name: "state_out" data_type: TYPE_FP32 dims: [ 1 ] STATE } ]
-}
-"""
-FIVE = 'initial_state { data_type: TYPE_FP32 dims: [ 1 ] data_file: "five" name: "begin" }'
-
-
-def lay_out(models: Path) -> None:
-    for name, state in (("sum", ""), ("sum_from_five", FIVE)):
-        folder = models / name / "1"
-        folder.mkdir(parents=True)
-        accumulator_onnx(folder / "model.onnx")
-        (models / name / "config.pbtxt").write_text(SUM.replace("STATE }", state + " }"))
-    (models / "sum_from_five" / "initial_state").mkdir()
-    (models / "sum_from_five" / "initial_state" / "five").write_bytes(np.array([5], np.float32).tobytes())
-    for name, source, more in (
-        ("repeat", REPEAT, ""),
-        ("square", SQUARE, ""),
-        ("total", TOTAL, TOTAL_MANIFEST),
-        ("limited", LIMITED, LIMITED_MANIFEST),
-        ("limited2", LIMITED, LIMITED_MANIFEST),
-        ("greedy", LIMITED, LIMITED_MANIFEST.replace("2", "4")),
-    ):
-        folder = models / name / "1"
-        folder.mkdir(parents=True)
-        (folder / "model.py").write_text(source)
-        cls = CLASSES.get(name, name.capitalize())
-        (folder / "model.yaml").write_text(
-            f'name: {name}\nversion: "1"\nruntime: python\nartifact: model.py:{cls}\n{more}'
-        )
-
-
-CLASSES = {"limited2": "Limited", "greedy": "Limited"}
+from tests.fixtures.scheduled_models import lay_out
 
 
 class Served:
@@ -331,6 +207,18 @@ def test_the_commands_and_python_stream_too(served: Served, tmp_path: Path) -> N
     assert run.stdout == "[4, 7]\n"
 
 
+def test_a_decoupled_folder_of_triton_is_served_unchanged(served: Served) -> None:
+    found: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(served.grpc) as client:
+        client.start_stream(lambda result, error: found.put(error or result))
+        client.async_stream_infer("triton_repeat", [tensor("IN", [4, 7])], enable_empty_final_response=True)
+        answers = [found.get(timeout=20) for _ in range(3)]
+        client.stop_stream()
+        assert client.get_model_config("triton_repeat").config.model_transaction_policy.decoupled
+    assert [int(answer.as_numpy("OUT")[0]) for answer in answers[:2]] == [4, 7]
+    assert answers[2].get_response().parameters["triton_final_response"].bool_param
+
+
 # -- sequences ----------------------------------------------------------------------------------------------------
 
 
@@ -424,6 +312,19 @@ def test_a_triton_folder_with_controls_and_a_state(step: Step, model: str, begin
     assert step.ask("http", model, 10, 4) == [begin + 11]
     assert step.ask("http", model, 3, 3, end=True) == [begin + 6]
     assert step.ask("http", model, 5, 4, end=True) == [begin + 16]
+
+
+async def test_a_stateful_folder_of_triton_is_served_unchanged(served: Served) -> None:
+    async def one(client: Any, id: int) -> None:
+        for index in range(5):
+            given = triton_aio.InferInput("IN", [1, 1], "INT32")
+            given.set_data_from_numpy(np.array([[id]], np.int32))
+            place = {"sequence_id": id, "sequence_start": index == 0, "sequence_end": index == 4}
+            answer = await client.infer("triton_total", [given], **place)
+            assert int(answer.as_numpy("OUT")[0, 0]) == id * (index + 1)
+
+    async with triton_aio.InferenceServerClient(served.grpc) as client:
+        await asyncio.gather(*(one(client, id) for id in range(1, 31)))
 
 
 def test_what_clients_see_of_it(served: Served, step: Step) -> None:

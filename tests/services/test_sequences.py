@@ -296,6 +296,20 @@ async def test_a_batch_that_another_process_computed_is_no_answer() -> None:
     assert [batch[0]["CORRID"] for batch in instance.batches[-2:]] == [[3], [3]]
 
 
+async def test_a_failure_of_the_next_process_is_no_failure_of_the_request() -> None:
+    bench = Bench()
+    instance = bench.instances[0]
+    await bench.add(1, 1, start=True)
+    instance.held = True
+    lost = later(bench.add(1, 1))
+    await settle()
+    instance.die()
+    instance.fail = InferenceFailed("the new process does not know it")
+    instance.go.set()
+    with pytest.raises(InvalidRequest, match="died"):
+        await lost
+
+
 async def test_new_sequences_avoid_an_instance_that_is_down() -> None:
     bench = Bench(count=2)
     bench.instances[0].state = "restarting"
