@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -32,9 +32,11 @@ from inference_engine.domain.sequences import client_signature
 from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import InputCheck
 from inference_engine.services.queues import BatchQueue
-from inference_engine.services.sequences import SequenceQueue
 from inference_engine.services.slots import SlotQueue
 from inference_engine.services.warmup import warm_up
+
+if TYPE_CHECKING:
+    from inference_engine.services.sequences import SequenceQueue
 
 ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
 _FAILURE_MEMORY_S = 10.0
@@ -122,6 +124,8 @@ class LiveModel:
                     + ", ".join(loaded.kinds),
                     param="execution.sequences",
                 )
+            from inference_engine.services.sequences import SequenceQueue  # few models need it: not at the start
+
             self.sequences = SequenceQueue(manifest, sequences, executor, own, telemetry, clock, self.statistics)
         self.predicts = "predict" in loaded.kinds
 
