@@ -39,6 +39,8 @@ from inference_engine.infra.routes_file import RoutesFile
 from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.access import AccessService
+from inference_engine.services.analysis import Analysis
+from inference_engine.services.analysis.images import ImageAnalyzer, ImageLimits
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService
@@ -100,6 +102,7 @@ class Application:
         )
         self.telemetry.watch_cache(reuse.stats)
         self.inference = InferenceService(self.models, self.telemetry, clock, reuse)
+        self.analysis = analysis_of(settings, self.models, self.inference, clock)
         self.access = AccessService(settings.api_keys, settings.api_key_header, model_changes=settings.model_changes)
 
         depot = FolderDepot(settings.pulled_models)
@@ -119,6 +122,16 @@ class Application:
             "server_memory_bytes": psutil.Process().memory_info().rss,
             "runtimes": msgspec.to_builtins(runtimes),
         }
+
+
+def analysis_of(
+    settings: Settings, models: ModelService, inference: InferenceService, clock: Callable[[], float]
+) -> Analysis:
+    """The use cases that understand what models give, within the limits of `settings`."""
+    limits = ImageLimits(
+        settings.image_max_count, int(settings.image_max_mb * (1 << 20)), int(settings.image_max_megapixels * 1e6)
+    )
+    return Analysis(ImageAnalyzer(models, inference, clock, limits))
 
 
 class _LaterSources:
@@ -168,6 +181,7 @@ def http_app(application: Application) -> tuple[Edge, HealthService, JobService]
         application.system,
         __version__,
         state,
+        application.analysis,
         application.clock,
     )
     return app, health, state.jobs

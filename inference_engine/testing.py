@@ -412,6 +412,20 @@ class FakeExecutor:
         return ExecutorStatus("fake", self.state, memory_bytes=4096 if self.state == "ready" else 0)
 
 
+class PromptFakeExecutor(FakeExecutor):
+    """A `FakeExecutor` that computes in the caller's own turn, unless it is to `hold`; `now` counts how often."""
+
+    now = 0
+
+    def run_now(self, inputs: Tensors, rows: int) -> BatchResult | None:
+        if self.hold is not None:
+            return None
+        self.now += 1
+        if self.fail is not None:
+            raise self.fail
+        return BatchResult([self._compute(inputs)], 0.0)
+
+
 class FakeExecutors:
     """`ExecutorFactory` that gives out prepared executors by exact reference; `made` counts how often."""
 

@@ -43,7 +43,9 @@ class Deadline:
         """
         if self._timer is None:
             return await wanted
-        task = asyncio.current_task()
+        if (task := asyncio.current_task()) is None:
+            await asyncio.sleep(0)  # the server begins some requests without a task: the first wait makes one
+            task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a deadline can only be waited for inside a task")
         self._waiting = task

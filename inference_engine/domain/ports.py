@@ -260,6 +260,17 @@ class Restarting(Protocol):
     def state(self) -> ExecutorState: ...
 
 
+@runtime_checkable
+class PromptExecutor(Executor, Protocol):
+    """An executor that can compute within the caller's own turn."""
+
+    def run_now(self, inputs: Tensors, rows: int) -> BatchResult | None:
+        """Compute one request here and now, blocking; None, and nothing done, where that would hold up others.
+
+        Raises what `Runtime.run` raises.
+        """
+
+
 class ExecutorFactory(Protocol):
     def __call__(self, model: StoredModel) -> Executor:
         """A fresh, not yet started executor of the kind the manifest asks for."""

@@ -106,13 +106,16 @@ class Histogram:
 class _ModelCounts:
     """Everything that is counted of one model."""
 
-    __slots__ = ("counters", "histograms", "outcomes", "requests", "reused")
+    __slots__ = ("batch_rows", "compute_s", "counters", "histograms", "outcomes", "queue_s", "requests", "reused")
 
     def __init__(self) -> None:
         self.reused: defaultdict[CacheOutcome, int] = defaultdict(int)
         self.outcomes: defaultdict[tuple[Kind, str], int] = defaultdict(int)
         self.requests: defaultdict[Kind, Histogram] = defaultdict(lambda: Histogram(_SECONDS))
         self.histograms = {name: Histogram(bounds) for name, (_, bounds) in _HISTOGRAMS.items()}
+        self.batch_rows = self.histograms["batch_rows"]
+        self.queue_s = self.histograms["queue_seconds"]
+        self.compute_s = self.histograms["compute_seconds"]
         self.counters = dict.fromkeys(_COUNTERS, 0)
 
 
@@ -143,10 +146,9 @@ class PrometheusTelemetry:
 
     def batch(self, ref: ModelRef, rows: int, queue_s: float, compute_s: float) -> None:
         counts = self._models[ref]
-        histograms = counts.histograms
-        histograms["batch_rows"].observe(rows)
-        histograms["queue_seconds"].observe(queue_s)
-        histograms["compute_seconds"].observe(compute_s)
+        counts.batch_rows.observe(rows)
+        counts.queue_s.observe(queue_s)
+        counts.compute_s.observe(compute_s)
         counts.counters["rows"] += rows
 
     def first_token(self, ref: ModelRef, seconds: float) -> None:

@@ -21,8 +21,8 @@ import msgspec
 import uvicorn
 
 from inference_engine.adapters.http.app import create_app
-from inference_engine.adapters.http.protocol import WholeAnswersProtocol
-from inference_engine.bootstrap import stateful
+from inference_engine.adapters.http.protocol import ShortWayProtocol
+from inference_engine.bootstrap import analysis_of, stateful
 from inference_engine.core.settings import Settings
 from inference_engine.domain.errors import EngineError, ModelLoadFailed
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
@@ -146,6 +146,7 @@ class World:
             self._system,
             VERSION,
             self.stateful,
+            analysis_of(self.settings, self.models, self.inference, time.monotonic),
             time.monotonic,
             *((console_dist,) if console_dist else ()),
         )
@@ -184,15 +185,16 @@ class World:
 
 
 @contextlib.contextmanager
-def listening(world: World) -> Iterator[str]:
+def listening(world: World, keep_alive_s: int = 5) -> Iterator[str]:
     """The application on a real socket, in a thread of its own; gives the base URL."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         world.app,
-        http=WholeAnswersProtocol,
+        http=ShortWayProtocol,
         lifespan="off",
         log_config=None,
         access_log=False,
+        timeout_keep_alive=keep_alive_s,
         timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)

@@ -23,6 +23,7 @@ from inference_engine.adapters.http.v2.wire import NUMPY
 from inference_engine.domain.model import ModelRef, Signature, TensorSpec
 from inference_engine.infra.telemetry import RUNTIME_GAUGES, PrometheusTelemetry
 from inference_engine.testing import FakeExecutor, manifest
+from tests.http.image_models import add_image_models
 from tests.http.support import World
 
 API = Path(__file__).parents[2] / "docs" / "api"
@@ -38,6 +39,7 @@ EXAMPLES = [
 async def manual() -> AsyncIterator[World]:
     """A server with the models that the manual speaks of."""
     world = World()
+    add_image_models(world)
     world.repository.models += [manifest("guide"), manifest("iris", signature=IRIS)]
     world.repository.models += [manifest("embedder")]
     world.executors.executors |= {

@@ -12,6 +12,7 @@ from inference_engine.adapters.http.admin import errors as admin_errors
 from inference_engine.adapters.http.anthropic import errors as anthropic_errors
 from inference_engine.adapters.http.endpoints import ErrorAnswer
 from inference_engine.adapters.http.exchange import HttpError
+from inference_engine.adapters.http.inference_api import errors as inference_errors
 from inference_engine.adapters.http.ollama import errors as ollama_errors
 from inference_engine.adapters.http.openai import errors as openai_errors
 from inference_engine.adapters.http.v2 import errors as v2_errors
@@ -25,6 +26,7 @@ RENDERERS = {
     "v2": v2_errors.render,
     "admin": admin_errors.render,
     "ollama": ollama_errors.render,
+    "inference": inference_errors.render,
 }
 
 
@@ -43,6 +45,7 @@ def shape_of(dialect: str, answer: ErrorAnswer) -> str:
         "anthropic": ["type", "message", "param", "code"],
         "openai": ["message", "type", "param", "code"],
         "admin": ["code", "message", "param"],
+        "inference": ["code", "message", "field"],
     }
     assert list(body["error"]) == expected[dialect]
     return str(body["error"]["message"])

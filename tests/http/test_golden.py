@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from inference_engine.domain.errors import RunnerLost
+from tests.http.image_models import add_image_models
 from tests.http.support import World
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -35,6 +36,7 @@ _VOLATILE = [
     (re.compile(r'"(created_at|completed_at)": ?[0-9]{10}'), r'"\1":"<time>"'),
     (re.compile(r'"created": ?[0-9]{10}'), '"created":"<time>"'),
     (re.compile(r'"(loaded_at|last_used_at|expires_at|created_at)": ?"[^"]+"'), r'"\1":"<time>"'),
+    (re.compile(r'"((?:latency|queue|compute)_ms)": ?[0-9.e-]+'), r'"\1":"<ms>"'),
     (re.compile(r'"(\w+_duration)": ?[0-9]+'), r'"\1":"<ns>"'),
 ]
 
@@ -42,6 +44,8 @@ _VOLATILE = [
 async def answer_of(request: dict[str, Any]) -> dict[str, Any]:
     """What a fresh server answers. `fail_after` lets the model break after so many words."""
     world = World()
+    if request["path"].startswith("/inference/"):
+        add_image_models(world)
     await world.open()
     if "fail_after" in request:
         world.fail_with(RunnerLost("the runner is gone"), request["fail_after"])
@@ -64,7 +68,7 @@ async def test_golden(file: Path) -> None:
 
 
 def test_every_dialect_has_golden_files() -> None:
-    assert {file.parent.name for file in FILES} == {"anthropic", "openai", "v2", "admin", "ollama"}
+    assert {file.parent.name for file in FILES} == {"anthropic", "openai", "v2", "admin", "ollama", "inference"}
 
 
 def write() -> None:

@@ -10,7 +10,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidTensor, RuntimeMissing
+from inference_engine.domain.errors import (
+    EngineError,
+    InferenceFailed,
+    InvalidManifest,
+    InvalidTensor,
+    ModelLoadFailed,
+    RuntimeMissing,
+)
 from inference_engine.domain.model import PipelineSpec, Signature, TensorSpec
 from inference_engine.domain.pipeline import Pipeline, PlacedStep, Side, Specs
 from inference_engine.domain.tensors import Tensors
@@ -155,3 +162,55 @@ def test_what_foreign_code_raises_is_named_with_the_step() -> None:
     blaming = Pipeline((PlacedStep("pipeline.preprocess[0]", "Broken", Broken("apply", "client")),))
     with pytest.raises(InvalidTensor, match=r"^no, you$"):
         blaming.before({"x": np.zeros((1, 3), np.float32)})
+
+
+CLIP = """
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from limits import LOWEST
+
+
+class Clip(msgspec.Struct, frozen=True):
+    side: ClassVar[str] = "preprocess"
+    high: float
+
+    def preview(self, specs):
+        return specs
+
+    def apply(self, tensors):
+        return {name: np.clip(array, LOWEST, self.high) for name, array in tensors.items()}
+
+
+class Plain:
+    pass
+"""
+
+
+def test_a_step_from_a_file_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "clip.py").write_text(CLIP)
+    (tmp_path / "limits.py").write_text("LOWEST = -1.0")
+    pipeline = build(tmp_path, "preprocess", {"use": "clip.py:Clip", "high": 2.0})
+    assert pipeline.before({"x": np.array([[-5.0, 1.0, 5.0]])})["x"].tolist() == [[-1.0, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("use", "kind", "says"),
+    [
+        ("gone.py:Clip", EngineError, "gone.py"),
+        ("../clip.py:Clip", EngineError, "clip.py"),
+        ("clip.py:Nobody", InvalidManifest, "has no class 'Nobody'"),
+        ("clip.py:Plain", InvalidManifest, "is not a step"),
+        ("bad.py:Clip", ModelLoadFailed, "ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_holds_no_such_step(tmp_path: Path, use: str, kind: type[EngineError], says: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (tmp_path / "clip.py").write_text("")
+    (folder / "clip.py").write_text("class Plain: pass")
+    (folder / "bad.py").write_text("1 / 0")
+    with pytest.raises(kind, match=says):
+        build(folder, "preprocess", {"use": use})

@@ -88,8 +88,20 @@ async def test_the_step_of_one_s_own_runs_in_both_executors(
     monkeypatch.syspath_prepend(packages)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(packages), os.environ.get("PYTHONPATH", "")]))
 
+    await _clips(kind, model, block("yaml", "use: example.clip"), start)
+    sys.modules.pop("clip_step", None)
+
+
+async def test_the_step_in_the_models_own_folder_runs_in_both_executors(
+    tmp_path: Path, kind: str, start: Start
+) -> None:
+    (tmp_path / "clip_step.py").write_text(block("python"))
+    await _clips(kind, tmp_path, block("yaml", 'use: "clip_step.py:Clip"'), start)
+
+
+async def _clips(kind: str, model: Path, manifest_text: str, start: Start) -> None:
     mlp_onnx(model / "model.onnx", inputs=4, hidden=8, outputs=3)
-    (model / "model.yaml").write_text(block("yaml", "name: clipped"))
+    (model / "model.yaml").write_text(manifest_text)
     manifest = read_manifest(model / "model.yaml", "clipped", "1")
     executor, loaded = await start(kind, manifest, model)
     assert loaded.signature is not None
@@ -97,4 +109,3 @@ async def test_the_step_of_one_s_own_runs_in_both_executors(
     x = np.array([[-5, 0.5, 5, 1]], np.float32)
     result = await executor.run([{"x": x}, {"x": np.clip(x, 0, 1)}], [1, 1])
     np.testing.assert_allclose(result.outputs[0]["y"], result.outputs[1]["y"], rtol=1e-5)
-    sys.modules.pop("clip_step", None)

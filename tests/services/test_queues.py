@@ -13,7 +13,7 @@ from inference_engine.domain.model import Execution, Manifest
 from inference_engine.domain.ports import BatchResult
 from inference_engine.domain.tensors import Tensors, concatenate, split
 from inference_engine.services.queues import BatchQueue
-from inference_engine.testing import FakeClock, FakeExecutor, NullTelemetry
+from inference_engine.testing import FakeClock, FakeExecutor, NullTelemetry, PromptFakeExecutor
 
 NOW = 1000.0
 LATER = NOW + 60
@@ -42,7 +42,7 @@ class GatedExecutor(FakeExecutor):
         return BatchResult(split({"y": batch["x"] * 2}, rows), 0.001)
 
 
-def line(executor: GatedExecutor, clock: FakeClock | None = None, **execution: object) -> BatchQueue:
+def line(executor: FakeExecutor, clock: FakeClock | None = None, **execution: object) -> BatchQueue:
     manifest = Manifest("m", "1", "fake", "f", execution=Execution(**execution))  # type: ignore[arg-type]
     return BatchQueue(manifest, executor, True, NullTelemetry(), clock or FakeClock(NOW))
 
@@ -279,3 +279,23 @@ async def test_closing_ends_everybody() -> None:
     await queue.close()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError) for result in results)
+
+
+async def test_an_instant_model_is_asked_without_a_line_and_only_when_nothing_waits() -> None:
+    executor = PromptFakeExecutor(compute=lambda batch: {"y": batch["x"]})
+    queue = line(executor)
+    assert await put(queue, 1) == [1]
+    assert executor.now == 1
+    executor.hold = 0
+    waiting = asyncio.ensure_future(put(queue, 2))
+    await turns()
+    executor.hold = None
+    later = asyncio.ensure_future(put(queue, 3))
+    await turns()
+    assert executor.now == 1, "the one that waits comes first"
+    executor.go.set()
+    assert await waiting == [2]
+    assert await later == [3]
+    delayed = PromptFakeExecutor(compute=lambda batch: {"y": batch["x"]})
+    assert await put(line(delayed, max_delay_ms=0.1), 1) == [1]
+    assert delayed.now == 0, "whoever asks for a delay wants requests to be merged"

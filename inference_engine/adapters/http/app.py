@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inference_engine.adapters.http import admin, anthropic, ollama, openai, v2
+from inference_engine.adapters.http import admin, anthropic, inference_api, ollama, openai, v2
 from inference_engine.adapters.http.calls import Calls
 from inference_engine.adapters.http.console import CONSOLE_DIST, Console
 from inference_engine.adapters.http.cool import Cool
@@ -17,6 +17,7 @@ from inference_engine.adapters.shared_memory import Regions
 from inference_engine.core.settings import Settings
 from inference_engine.domain.facts import FactsReader
 from inference_engine.services.access import AccessService
+from inference_engine.services.analysis import Analysis
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.model_store import ModelStore
@@ -35,6 +36,7 @@ def create_app(
     system: Callable[[], Any],
     version: str,
     stateful: openai.Stateful,
+    analysis: Analysis,
     clock: Callable[[], float],
     console_dist: Path = CONSOLE_DIST,
 ) -> Edge:
@@ -51,6 +53,7 @@ def create_app(
         anthropic.dialect(models, inference, calls, settings.default_model),
         v2.dialect(models, inference, health, calls, version, regions),
         admin.dialect(models, inference.reuse, system),
+        inference_api.dialect(analysis, calls),
         ollama.dialect(models, inference, store, facts, calls, version, clock),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),
     )

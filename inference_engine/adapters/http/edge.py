@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Coroutine
 from itertools import count
 from secrets import token_hex
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -33,6 +34,9 @@ from inference_engine.domain.errors import EngineError
 from inference_engine.services.access import AccessService
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9._:/@-]*")
+_REMEMBERED = 1024
+_LONGEST_PROMPT = 400  # bytes: a name and a version of full length, and a prefix
 _PUBLIC_COOL = ("/openapi.json",)  # what a client may send is no secret, and /docs needs it before it has a key
 _log = get_logger(__name__)
 
@@ -75,24 +79,50 @@ class Edge:
         self._departures = Departures()
         self._id_prefix = token_hex(8).encode()
         self._ids = count(1)
+        self._prompt: dict[bytes, str] = {}
         self.cool = cool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await _other(scope, receive, send)
             return
+        path: str = scope["path"]
+        if self._root and path.startswith(self._root + "/"):
+            path = path[len(self._root) :]
+        await self._met(self._exchange(scope, receive, send, scope["method"], path))
+
+    def prompt_path(self, method: bytes, url: bytes) -> str | None:
+        """See `protocol.py`: the path of a request that may be answered without waiting for anything."""
+        if method != b"POST" or len(url) > _LONGEST_PROMPT:
+            return None
+        path = self._prompt.get(url)
+        if path is None:
+            if len(self._prompt) >= _REMEMBERED:
+                self._prompt.clear()
+            path = self._prompt[url] = self._read_prompt(url)
+        return path or None
+
+    def _read_prompt(self, url: bytes) -> str:
+        text = url.decode("latin-1").removeprefix(self._root)
+        found = self._hot.find("POST", text) if _PLAIN_PATH.fullmatch(text) else None
+        return text if found is not None and found.endpoint.prompt else ""
+
+    def begin(self, scope: Scope, receive: Receive, send: Send, path: str, body: bytes) -> Coroutine[Any, None, None]:
+        """See `protocol.py`."""
+        exchange = self._exchange(scope, receive, send, "POST", path)
+        exchange.whole_body = body
+        return self._met(exchange)
+
+    def _exchange(self, scope: Scope, receive: Receive, send: Send, method: str, path: str) -> Exchange:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = headers.get(b"x-request-id")
         if request_id is None or not _REQUEST_ID.fullmatch(request_id):
             request_id = b"%b%08x" % (self._id_prefix, next(self._ids))
-        path: str = scope["path"]
-        if self._root and path.startswith(self._root + "/"):
-            path = path[len(self._root) :]
-        exchange = Exchange(
+        return Exchange(
             scope,
             receive,
             send,
-            scope["method"],
+            method,
             path,
             headers,
             request_id,
@@ -100,10 +130,9 @@ class Edge:
             self._max_body_bytes,
             self._departures,
         )
-        if self._access_log:
-            await self._logged(exchange)
-        else:
-            await self._answer(exchange)
+
+    def _met(self, exchange: Exchange) -> Coroutine[Any, None, None]:
+        return self._logged(exchange) if self._access_log else self._answer(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
         dialect = None

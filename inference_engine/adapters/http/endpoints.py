@@ -25,7 +25,8 @@ class ErrorAnswer(NamedTuple):
 class Doc(msgspec.Struct, frozen=True):
     """What OpenAPI tells of an endpoint. `request` and `response` are msgspec types, the examples plain values.
 
-    `request_type` and `response_type` are media types.
+    `request_type` and `response_type` are media types. `form` is the same request as
+    multipart/form-data, where that is taken too.
     """
 
     summary: str
@@ -37,6 +38,7 @@ class Doc(msgspec.Struct, frozen=True):
     request_type: str = "application/json"
     response_type: str = "application/json"
     errors: tuple[int, ...] = ()
+    form: Any = None
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -44,6 +46,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     A `hot` endpoint is dispatched by the edge itself. A `public` one (it must be hot) needs no key. One with
     `only_with` (it must be hot) answers the requests that carry this header, and leaves the others to their owner.
+    The handler of a `prompt` one (it must be hot) needs no current task, and sets no context variable, before its first
+    wait.
     """
 
     method: Method
@@ -53,6 +57,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     hot: bool = False
     public: bool = False
     only_with: bytes | None = None
+    prompt: bool = False
 
 
 class Dialect(msgspec.Struct, frozen=True):

@@ -36,6 +36,8 @@ _EVENT_HEADERS: tuple[Header, ...] = ((b"cache-control", b"no-cache"), (b"x-acce
 
 WHOLE_ANSWER = "inference_engine.whole_answer"
 """ASGI extension of `protocol.py`: a `WholeAnswer` for this request. A server without it gets the usual messages."""
+RUNNING_TASK = "inference_engine.task"
+"""Where a scope holds the task of a request that `protocol.py` has begun without one; None until there is one."""
 WholeAnswer = Callable[[int, bytes, bytes], bool]
 """Takes status, header lines and body; False when it must be answered in the usual way."""
 _NO_EXTENSIONS: Mapping[str, Any] = MappingProxyType({})
@@ -82,11 +84,12 @@ class Departures:
     def __init__(self, sweep_s: float = SWEEP_S) -> None:
         self._sweep_s = sweep_s
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._fresh: dict[Exchange, asyncio.Task[Any]] = {}
-        self._seen: dict[Exchange, asyncio.Task[Any]] = {}
+        self._fresh: dict[Exchange, asyncio.Task[Any] | None] = {}
+        self._seen: dict[Exchange, asyncio.Task[Any] | None] = {}
         self._watchers: dict[Exchange, asyncio.Task[None]] = {}
 
-    def add(self, exchange: Exchange, task: asyncio.Task[Any]) -> None:
+    def add(self, exchange: Exchange, task: asyncio.Task[Any] | None) -> None:
+        """Without a `task`, the exchange has been begun without one: by the second sweep the scope holds it."""
         self._fresh[exchange] = task
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -103,7 +106,8 @@ class Departures:
         if loop is None:
             return
         for exchange, task in self._seen.items():
-            self._watchers[exchange] = loop.create_task(exchange.watch(task))
+            running = task or exchange.scope[RUNNING_TASK]
+            self._watchers[exchange] = loop.create_task(exchange.watch(running))
         self._seen, self._fresh = self._fresh, {}
         if self._seen:
             loop.call_later(self._sweep_s, self._sweep)
@@ -116,7 +120,8 @@ class Exchange(msgspec.Struct, eq=False):
 
     `headers` holds the last value of each request header, names in lower case. `principal` is set before a handler
     sees the exchange. `status` is 0 until an answer has begun. `priority` is added to that of the work it asks for:
-    what nobody waits for has a higher number. A Struct, because that is made five times faster.
+    what nobody waits for has a higher number. `whole_body` is the body, as it was sent, where it came with the request.
+    A Struct, because that is made five times faster.
     """
 
     scope: Scope
@@ -135,6 +140,7 @@ class Exchange(msgspec.Struct, eq=False):
     watched: bool = False
     gone: bool = False
     priority: int = 0
+    whole_body: bytes | None = None
 
     # -- the request ---------------------------------------------------------------------------------------------
 
@@ -150,7 +156,11 @@ class Exchange(msgspec.Struct, eq=False):
             HttpError: it is larger than `max_body_bytes`, or packed in a way that is not known. ClientGone: the client
                 left while sending it.
         """
-        body = await self._raw_body()
+        body = self.whole_body
+        if body is None:
+            body = await self._raw_body()
+        elif len(body) > self.max_body_bytes:
+            raise self._too_large()
         return self._unpacked(body) if b"content-encoding" in self.headers else body
 
     async def pieces(self) -> AsyncGenerator[bytes]:
@@ -161,7 +171,9 @@ class Exchange(msgspec.Struct, eq=False):
         """
         if self.headers.get(b"content-encoding", b"identity").strip().lower() not in (b"", b"identity"):
             raise HttpError(415, "unknown_encoding", "this body is taken as it is only: send no Content-Encoding")
-        more = True
+        if self.whole_body is not None:
+            yield self.whole_body
+        more = self.whole_body is None
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -224,14 +236,13 @@ class Exchange(msgspec.Struct, eq=False):
     # -- the client leaves ---------------------------------------------------------------------------------------
 
     def cancel_when_gone(self) -> None:
-        """From now on the current task is cancelled when the client leaves. The body must have been read.
+        """From now on the task of this request is cancelled when the client leaves. The body must have been read.
 
         The edge, which runs the task, tells this cancellation from any other by `gone`.
         """
-        task = asyncio.current_task()
-        if task is not None and not self.watched:
+        if not self.watched:
             self.watched = True
-            self.departures.add(self, task)
+            self.departures.add(self, None if RUNNING_TASK in self.scope else asyncio.current_task())
 
     async def watch(self, task: asyncio.Task[Any]) -> None:
         """Wait for the client to leave, then cancel `task`."""

@@ -32,7 +32,10 @@ def describe(endpoint: Endpoint, doc: Doc, dialect: str) -> Described:
         content: dict[str, Any] = {"schema": _schema(doc.request, dialect, schemas)}
         if doc.request_examples:
             content["examples"] = {name: {"value": value} for name, value in doc.request_examples.items()}
-        extra["requestBody"] = {"required": True, "content": {doc.request_type: content}}
+        contents = {doc.request_type: content}
+        if doc.form is not None:
+            contents["multipart/form-data"] = {"schema": _schema(doc.form, dialect, schemas)}
+        extra["requestBody"] = {"required": True, "content": contents}
     responses: dict[int | str, dict[str, Any]] = {200: _answer(doc, dialect, schemas)}
     responses |= {status: {"description": http.HTTPStatus(status).phrase} for status in doc.errors}
     words = re.sub(r"[^a-z0-9]+", "_", endpoint.path.lower()).strip("_")

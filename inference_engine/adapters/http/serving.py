@@ -16,7 +16,7 @@ from typing import Protocol
 import uvicorn
 
 from inference_engine.adapters.http.exchange import App
-from inference_engine.adapters.http.protocol import WholeAnswersProtocol
+from inference_engine.adapters.http.protocol import ShortWayProtocol
 from inference_engine.core.logging import get_logger
 from inference_engine.core.settings import Settings, SettingsError
 from inference_engine.services.health import HealthService
@@ -60,7 +60,7 @@ def run_server(
     config = uvicorn.Config(
         app,
         loop="uvloop" if sys.platform != "win32" else "asyncio",
-        http=WholeAnswersProtocol,
+        http=ShortWayProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -28,7 +28,8 @@ _Job = tuple[Sequence[Tensors], Sequence[int], "asyncio.Future[BatchResult]"]
 class ThreadExecutor:
     """Computes batches in one thread, and each generation in a thread of its own.
 
-    A model that is much quicker than the hop to a thread and back is computed on the event loop (`Pace`).
+    A model that is much quicker than the hop to a thread and back is computed on the event loop (`Pace`), and one that
+    is quicker than waiting for other requests without any wait.
 
     A runtime that hangs or crashes takes the server with it: that is what `executor: thread` accepts.
     """
@@ -68,6 +69,20 @@ class ThreadExecutor:
             self._computing += 1
             self._jobs.put((parts, rows, answer))
         return answer
+
+    def run_now(self, inputs: Tensors, rows: int) -> BatchResult | None:
+        if not self._pace.instant or self._computing or self._state != "ready":
+            return None
+        started = time.perf_counter()
+        try:
+            outputs = split(self._runtime.run(inputs), (rows,))
+        except EngineError:
+            raise
+        except Exception as error:
+            raise InferenceFailed(f"{type(error).__name__}: {error}") from error
+        compute_s = time.perf_counter() - started
+        self._pace.note(compute_s)
+        return BatchResult(outputs, compute_s)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._state != "ready" or self._loop is None:
@@ -216,12 +231,15 @@ def _settle(answer: asyncio.Future[BatchResult], outcome: BatchResult | EngineEr
 
 
 class Pace:
-    """Whether a model is so quick that the hop to a thread would cost more than its computation.
+    """Whether a model is so `quick` that the hop to a thread would cost more than its computation.
+
+    It is `instant` where even merging requests would cost more than computing each for itself.
 
     The shortest of the last calls tells: waiting for the interpreter or a core makes calls longer, never shorter. A
     model that is slow on the event loop more than now and then goes back to its thread for a while.
     """
 
+    INSTANT_S = 0.000015
     QUICK_S = 0.0001
     SLOW_S = 0.001
     OBSERVED = 16
@@ -230,7 +248,7 @@ class Pace:
     PATIENCE = 3
 
     def __init__(self) -> None:
-        self.quick = False
+        self.quick = self.instant = False
         self._left = self.OBSERVED
         self._shortest_s = math.inf
         self._slow = 0.0
@@ -240,12 +258,14 @@ class Pace:
         if self.quick:
             self._slow = self._slow + 1 if seconds > self.SLOW_S else max(0.0, self._slow - self.PARDON)
             if self._slow >= self.PATIENCE:
-                self.quick, self._left, self._shortest_s, self._slow = False, self.BANISHED, math.inf, 0.0
+                self.quick = self.instant = False
+                self._left, self._shortest_s, self._slow = self.BANISHED, math.inf, 0.0
             return
         self._left -= 1
         self._shortest_s = min(self._shortest_s, seconds)
         if self._left <= 0:
             self.quick = self._shortest_s < self.QUICK_S
+            self.instant = self._shortest_s < self.INSTANT_S
             self._left, self._shortest_s = self.OBSERVED, math.inf
 
 

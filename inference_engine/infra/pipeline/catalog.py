@@ -10,16 +10,19 @@ from typing import Any, cast
 import msgspec
 
 from inference_engine.core.yaml_source import dotted, split_problem, suggestion
-from inference_engine.domain.errors import EngineError, InvalidManifest, RuntimeMissing
+from inference_engine.domain.errors import EngineError, InvalidManifest, ModelLoadFailed, RuntimeMissing
 from inference_engine.domain.model import PipelineSpec
 from inference_engine.domain.pipeline import Pipeline, PlacedStep, Side, Step
 from inference_engine.infra.runtimes.files import file_inside
+from inference_engine.infra.runtimes.user_code import import_file, siblings_importable, user_code
 
 GROUP = "inference_engine.steps"
 
 
 class StepCatalog:
     """Every step an installed package offers in the group `inference_engine.steps`, by the manifest's word.
+
+    `FILE.py:ClassName` is a step that comes with the model, in a file of its folder.
 
     A step is a msgspec struct: its fields are its options. A field of type `pathlib.Path` names a file in the model's
     folder, and the step gets the existing file's full path.
@@ -51,7 +54,7 @@ class StepCatalog:
 
     def _place(self, side: Side, place: str, entry: dict[str, Any], folder: Path) -> PlacedStep:
         use = str(entry.get("use"))
-        kind = self._find(use, place)
+        kind = _from_file(use, place, folder) if ".py:" in use else self._find(use, place)
         if kind.side != side:
             raise InvalidManifest(f"{place} (use: {use}): is a {kind.side} step: list it there", param=place)
         options = {name: value for name, value in entry.items() if name != "use"}
@@ -65,9 +68,24 @@ class StepCatalog:
             kind = point.load()
         except (ImportError, AttributeError) as error:
             raise RuntimeMissing(f"{place}: step {use!r} cannot be imported from {point.value}: {error}") from error
-        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and hasattr(kind, "side")):
-            raise InvalidManifest(f"{place}: {point.value} is not a step: a msgspec.Struct with a side", param=place)
-        return cast(type[Step], kind)
+        return _step(kind, point.value, place)
+
+
+def _from_file(use: str, place: str, folder: Path) -> type[Step]:
+    """The step that a file in the model's folder defines; `use` is FILE.py:ClassName."""
+    file, _, name = use.partition(":")
+    path = file_inside(folder, file, f"{place}.use")
+    with user_code(ModelLoadFailed, folder), siblings_importable(folder):
+        kind = getattr(import_file(path), name, None)
+    if kind is None:
+        raise InvalidManifest(f"{place}.use: {file} has no class {name!r}", param=place)
+    return _step(kind, use, place)
+
+
+def _step(kind: Any, where: str, place: str) -> type[Step]:
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and hasattr(kind, "side")):
+        raise InvalidManifest(f"{place}: {where} is not a step: a msgspec.Struct with a side", param=place)
+    return cast(type[Step], kind)
 
 
 def _decode(kind: type[Step], options: dict[str, Any], folder: Path, place: str, use: str) -> Step:

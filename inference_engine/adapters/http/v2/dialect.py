@@ -139,8 +139,8 @@ def dialect(
         ("/v2/",),
         errors.render,
         (
-            Endpoint("POST", model + "/infer", infer, _INFER, hot=True),
-            Endpoint("POST", version_of + "/infer", infer, _INFER, hot=True),
+            Endpoint("POST", model + "/infer", infer, _INFER, hot=True, prompt=True),
+            Endpoint("POST", version_of + "/infer", infer, _INFER, hot=True, prompt=True),
             Endpoint("GET", "/v2/health/live", repository.live, Doc("The server runs"), hot=True, public=True),
             Endpoint(
                 "GET", "/v2/health/ready", repository.ready, Doc("The server takes requests"), hot=True, public=True

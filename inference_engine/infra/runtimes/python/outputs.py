@@ -18,7 +18,12 @@ def predicted(result: Any, batch: Tensors, declared: dict[str, TensorSpec]) -> d
         raise InferenceFailed(f"predict must return a dict of arrays, it returned {type(result).__name__}")
     if declared and result.keys() != declared.keys():
         raise InferenceFailed(f"predict returned {sorted(map(str, result))}, the signature says {sorted(declared)}")
-    return {name: _own(_output(name, value, declared.get(name)), batch) for name, value in result.items()}
+    outputs = {}
+    for name, value in result.items():
+        spec = declared.get(name)
+        fits = spec is not None and type(value) is np.ndarray and _is_as_declared(value, spec)
+        outputs[name] = _own(value if fits else _output(name, value, spec), batch)
+    return outputs
 
 
 def numbers(value: Any, method: str, shape: tuple[int, ...]) -> Array:
@@ -42,12 +47,10 @@ def _dtype(name: str) -> np.dtype[Any] | None:
 
 
 def _is_as_declared(array: Array, spec: TensorSpec) -> bool:
-    return type(array) is np.ndarray and array.dtype is _dtype(spec.dtype) and array.ndim == len(spec.shape)
+    return array.dtype is _dtype(spec.dtype) and array.ndim == len(spec.shape)
 
 
 def _output(name: Any, value: Any, spec: TensorSpec | None) -> Array:
-    if spec is not None and isinstance(value, np.ndarray) and _is_as_declared(value, spec):
-        return value
     if not isinstance(name, str):
         raise InferenceFailed(f"predict returned an output named {name!r}: names must be strings")
     try:
@@ -80,6 +83,6 @@ def _as_bytes(name: str, array: Array) -> Array:
 def _own(array: Array, inputs: Tensors) -> Array:
     """`array`, copied when it may be a view of an input: inputs are gone after the call."""
     for given in inputs.values():
-        if array is given or np.may_share_memory(array, given):
+        if array is given or (array.base is not None and np.may_share_memory(array, given)):
             return array.copy()
     return array
