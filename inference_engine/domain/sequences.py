@@ -75,14 +75,14 @@ class SequenceTensors:
         """What the model is given of a sequence that begins."""
         return {state.input: value for state, value in self._states}
 
-    def controls(self, step: SequenceStep, *, ready: bool = True) -> Iterator[tuple[str, Array]]:
-        """The control tensors of one row.
+    def controls(self, step: SequenceStep, id: int | str, *, ready: bool = True) -> Iterator[tuple[str, Array]]:
+        """The control tensors of one row. `id` is what the model knows the sequence by.
 
         Raises:
             InvalidRequest: the sequence's id does not fit the datatype that the model takes.
         """
         for control, spec in self._controls:
-            value = {"start": step.start, "end": step.end, "ready": ready, "id": step.id}[control]
+            value = {"start": step.start, "end": step.end, "ready": ready, "id": id}[control]
             yield spec.name, _filled(spec, value)
 
     def take_states(self, outputs: dict[str, Array]) -> dict[str, Array]:

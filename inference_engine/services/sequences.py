@@ -32,6 +32,7 @@ _SWEEP_S = 0.02
 _IDLE_SWEEP_S = 0.5
 _REMEMBERED = 1024
 _ATTEMPTS = 3
+_LAST_NAME = 2**31 - 1  # fits every datatype that an id may have
 _log = get_logger(__name__)
 
 
@@ -53,12 +54,14 @@ class _Waiting(msgspec.Struct, eq=False):
 class _Sequence(msgspec.Struct, eq=False):
     """A sequence from its first request on.
 
+    `name` is the id that the model is told: the client's own, unless another tenant's open sequence has it.
     `place` and `slot` say where it is computed, None while all places are taken. `life` is the count of restarts of the
     instance that knows it, None before its first answer. `states` are kept by the server. `closing` once its last
     request is in line.
     """
 
     key: Key
+    name: int | str
     priority: int
     line: deque[_Waiting]
     used_s: float
@@ -146,6 +149,7 @@ class SequenceQueue:
         self._statistics = statistics or ModelStatistics()
         self._clock = clock
         self._sequences: dict[Key, _Sequence] = {}
+        self._names: set[str] = set()
         self._beginning: list[_Sequence] = []
         self._ended: OrderedDict[Key, str] = OrderedDict()
         self._sweep_due: asyncio.TimerHandle | None = None
@@ -203,13 +207,22 @@ class SequenceQueue:
         key = (tenant, step.id)
         sequence = self._sequences.get(key)
         if sequence is None and step.start:
-            sequence = self._sequences[key] = _Sequence(key, priority, deque(), now)
+            sequence = self._sequences[key] = _Sequence(key, self._named(step.id), priority, deque(), now)
             self._ended.pop(key, None)
             self._beginning.append(sequence)
             self._beginning.sort(key=attrgetter("priority"))
         if sequence is None or (sequence.closing and not step.start):
             raise self._unknown(key)
         return sequence
+
+    def _named(self, id: int | str) -> int | str:
+        """An id that no other open sequence has: a model that goes by ids must not mix what tenants tell it."""
+        name, last = id, _LAST_NAME
+        while str(name) in self._names:
+            name = last if isinstance(id, int) else f"{id}~{last}"
+            last -= 1
+        self._names.add(str(name))
+        return name
 
     def _unknown(self, key: Key) -> InvalidRequest:
         reason = self._ended.get(key, "it has not begun, or ended long ago")
@@ -235,6 +248,7 @@ class SequenceQueue:
         if self._sequences.get(sequence.key) is not sequence:
             return
         del self._sequences[sequence.key]
+        self._names.discard(str(sequence.name))
         if sequence.place is not None:
             sequence.place.slots[sequence.slot] = None
         else:
@@ -292,7 +306,7 @@ class SequenceQueue:
         item = sequence.line[0]
         if item.step.start:
             try:
-                list(self._tensors.controls(item.step))
+                list(self._tensors.controls(item.step, sequence.name))
             except InvalidRequest as error:
                 item.future.set_exception(error)
                 self._end(sequence, "it could not begin")
@@ -322,14 +336,14 @@ class SequenceQueue:
         first = next(row for row in rows if row is not None)
         for row in rows:
             if row is not None:
-                controls = dict(self._tensors.controls(row.item.step))
+                controls = dict(self._tensors.controls(row.item.step, row.sequence.name))
                 yield {**row.item.inputs, **row.sequence.states, **controls}
             else:
                 nothing = {**first.item.inputs, **first.sequence.states}
                 empty = {
                     name: array[:1] * 0 if array.dtype.kind != "O" else array[:1] for name, array in nothing.items()
                 }
-                yield {**empty, **dict(self._tensors.controls(SequenceStep(0), ready=False))}
+                yield {**empty, **dict(self._tensors.controls(SequenceStep(0), 0, ready=False))}
 
     @staticmethod
     def _work(place: _Place, parts: list[dict[str, Array]]) -> asyncio.Future[BatchResult]:
@@ -460,6 +474,7 @@ class SequenceQueue:
                 item.future.cancel()
             sequence.line.clear()
         self._sequences.clear()
+        self._names.clear()
         self._beginning.clear()
         for place in self._places:
             place.slots = [None] * len(place.slots)

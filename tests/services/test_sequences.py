@@ -191,6 +191,18 @@ async def test_tenants_never_meet() -> None:
     assert bench.queue.active == 1
 
 
+async def test_equal_ids_of_tenants_are_told_apart_to_the_model() -> None:
+    bench = Bench(count=1)
+    tenants = ("one", "two", "three")
+    for index in range(3):
+        found = [await bench.add(5, 10**place, start=index == 0, tenant=name) for place, name in enumerate(tenants)]
+        assert found == [1 + index, 10 + 10 * index, 100 + 100 * index]
+    assert set(bench.instances[0].memory) == {5, 2**31 - 1, 2**31 - 2}
+    await bench.add(5, 1, end=True, tenant="one")
+    assert await bench.add(2**31 - 1, 7, start=True, tenant="one") == 7
+    assert await bench.add(5, 10, tenant="two") == 40
+
+
 @pytest.mark.parametrize(
     ("steps", "reason"),
     [
