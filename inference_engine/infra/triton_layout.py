@@ -11,30 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import (
     Execution,
     InstanceGroup,
     Manifest,
-    SequenceControls,
-    Sequences,
-    SequenceState,
     Signature,
     TensorSpec,
     Warmup,
     check_name,
 )
 from inference_engine.infra.formats.prototext import Field, Message, PrototextError, Word, parse_prototext
+from inference_engine.infra.triton_sequences import DTYPES, read_sequences
 
 PBTXT_NAME = "config.pbtxt"
-DTYPES = {
-    "TYPE_BOOL": "bool",
-    "TYPE_STRING": "bytes",
-    **{f"TYPE_FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    **{f"TYPE_{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
-}
 TRITON_CLASS = "TritonPythonModel"
 _ENVIRONMENT = "EXECUTION_ENV_PATH"
 _MAX_LABELS = 1 << 20
@@ -72,13 +62,6 @@ _REFUSED = {
     "model_repository_agents": "repository agents are not run: `digests` in a model.yaml check files",
     "cc_model_filenames": "files by GPU generation are not chosen: name one in default_model_filename",
 }
-_CONTROLS = {
-    "CONTROL_SEQUENCE_START": "start",
-    "CONTROL_SEQUENCE_END": "end",
-    "CONTROL_SEQUENCE_READY": "ready",
-    "CONTROL_SEQUENCE_CORRID": "id",
-}
-_FALSE_TRUE = {"int32_false_true": "int32", "fp32_false_true": "float32", "bool_false_true": "bool"}
 _SESSION_KEYS = frozenset(
     (
         "inter_op_thread_count",
@@ -110,16 +93,16 @@ def read_layout(folder: Path) -> list[LayoutModel]:
         raise InvalidManifest(f"{file}:{error.line}: {error.problem}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidManifest(f"{file}: cannot be read: {error}") from None
-    return _Config(file, message).models()
+    return LayoutConfig(file, message).models()
 
 
-class _Config:
+class LayoutConfig:
     """One file. Each failure knows its line."""
 
     def __init__(self, file: Path, message: Message) -> None:
         self._file = file
         self._message = message
-        self._folder = file.parent
+        self.folder = file.parent
 
     def fail(self, line: int, problem: str) -> InvalidManifest:
         return InvalidManifest(f"{self._file}:{line}: {problem}")
@@ -177,10 +160,10 @@ class _Config:
                 raise self.fail(field.line, f"{field.name}: {_REFUSED[field.name]}")
             if field.name not in known and field.name not in _ELSEWHERE:
                 raise self.fail(field.line, f"{field.name} is not a field of a model's configuration")
-        name = self.text(self._message, "name") or self._folder.name
-        if name != self._folder.name:
+        name = self.text(self._message, "name") or self.folder.name
+        if name != self.folder.name:
             raise self.fail(
-                self._line("name"), f"name is {name!r} but the folder is called {self._folder.name!r}: make them equal"
+                self._line("name"), f"name is {name!r} but the folder is called {self.folder.name!r}: make them equal"
             )
         check_name(name)
         kind = self._kind()
@@ -228,13 +211,13 @@ class _Config:
     # -- versions --------------------------------------------------------------------------------------------------
 
     def _version_folders(self) -> list[Path]:
-        found = [path for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit()]
+        found = [path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit()]
         return sorted((path for path in found if path.name == str(int(path.name))), key=lambda path: int(path.name))
 
     def _versions(self) -> list[Path]:
         folders = self._version_folders()
         if not folders:
-            raise self.fail(1, f"{self._folder} holds no version folder: put the model into {self._folder / '1'}")
+            raise self.fail(1, f"{self.folder} holds no version folder: put the model into {self.folder / '1'}")
         policies = self.messages(self._message, "version_policy")
         choices = policies[-1].fields if policies else ()
         if not choices:
@@ -331,10 +314,10 @@ class _Config:
             said = kind.value if kind else "missing"
             line = kind.line if kind else tensor.line
             raise self.fail(line, f"{side} {name!r}: data_type is {said}, served are: {', '.join(DTYPES)}")
-        dims = self._dims(tensor, f"{side} {name!r}")
+        dims = self.dims(tensor, f"{side} {name!r}")
         return TensorSpec(name, DTYPES[str(kind.value)], (-1, *dims) if batched else dims, self._labels(tensor))
 
-    def _dims(self, tensor: Message, where: str) -> tuple[int, ...]:
+    def dims(self, tensor: Message, where: str) -> tuple[int, ...]:
         dims = []
         for field in tensor.fields:
             if field.name == "dims":
@@ -351,7 +334,7 @@ class _Config:
         if "/" in name or "\\" in name or name.startswith("."):
             raise self.fail(line, f"label_filename {name!r} must be a file beside {PBTXT_NAME}")
         try:
-            labels = tuple((self._folder / name).read_text(encoding="utf-8").splitlines())
+            labels = tuple((self.folder / name).read_text(encoding="utf-8").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise self.fail(line, f"label_filename {name!r} cannot be read: {error}") from None
         if len(labels) > _MAX_LABELS:
@@ -428,132 +411,9 @@ class _Config:
             raise self.fail(group.line, "rate_limiter: every group of a model must need the same: make them equal")
         values["execution"] |= found
 
-    # -- sequences -------------------------------------------------------------------------------------------------
-
     def _sequences(self, values: dict[str, Any], _: _Kind) -> None:
         for batching in self.messages(self._message, "sequence_batching"):
-            self.known(
-                batching,
-                "sequence_batching",
-                *("max_sequence_idle_microseconds", "control_input", "state", "direct", "oldest"),
-                *("iterative_sequence", "generative_sequence"),
-            )
-            for flag in ("iterative_sequence", "generative_sequence"):
-                if self.flag(batching, flag):
-                    raise self.fail(batching.line, f"sequence_batching: {flag} is not served")
-            batched = self.number(self._message, "max_batch_size") > 0
-            made: dict[str, Any] = {
-                "max_idle_s": (self.number(batching, "max_sequence_idle_microseconds") or 1e6) / 1e6
-            }
-            made |= self._strategy(batching, batched=batched)
-            inputs: list[TensorSpec] = []
-            controls: dict[str, str] = {}
-            for entry in self.messages(batching, "control_input"):
-                self._control(entry, controls, inputs, batched=batched)
-            outputs: list[TensorSpec] = []
-            states = tuple(
-                self._state(state, values, inputs, outputs, batched=batched)
-                for state in self.messages(batching, "state")
-            )
-            signature = values.get("signature")
-            if signature is not None:
-                values["signature"] = Signature((*signature.inputs, *inputs), (*signature.outputs, *outputs))
-            values["execution"]["sequences"] = Sequences(**made, controls=SequenceControls(**controls), states=states)
-
-    def _strategy(self, batching: Message, *, batched: bool) -> dict[str, Any]:
-        """Without either, Triton takes `direct`."""
-        for oldest in self.messages(batching, "oldest"):
-            self.known(
-                oldest,
-                "oldest",
-                *("max_candidate_sequences", "preferred_batch_size", "max_queue_delay_microseconds"),
-                "preserve_ordering",
-            )
-            return {"max_sequences": self.number(oldest, "max_candidate_sequences") or 1}
-        for direct in self.messages(batching, "direct"):
-            self.known(direct, "direct", "max_queue_delay_microseconds", "minimum_slot_utilization")
-        return {"strategy": "direct"} if batched else {"max_sequences": 1}
-
-    def _control(self, entry: Message, controls: dict[str, str], inputs: list[TensorSpec], *, batched: bool) -> None:
-        self.known(entry, "control_input", "name", "control")
-        name = self.text(entry, "name")
-        kinds = self.messages(entry, "control")
-        if not name or len(kinds) != 1:
-            raise self.fail(entry.line, "control_input has a name and one control")
-        control = kinds[0]
-        kind = self.one(control, "kind")
-        word = _CONTROLS.get(str(kind.value) if kind else "CONTROL_SEQUENCE_START")
-        if word is None:
-            raise self.fail(control.line, f"control_input {name!r}: kind is not one of {', '.join(_CONTROLS)}")
-        if word in controls:
-            raise self.fail(control.line, f"control_input {name!r}: there is another one of this kind")
-        controls[word] = name
-        inputs.append(TensorSpec(name, self._control_dtype(control, name, word), (-1, 1) if batched else (1,)))
-
-    def _control_dtype(self, control: Message, name: str, word: str) -> str:
-        if word == "id":
-            kind = self.one(control, "data_type")
-            if kind is None or DTYPES.get(str(kind.value)) not in ("uint64", "int64", "uint32", "int32", "bytes"):
-                raise self.fail(
-                    control.line,
-                    f"control_input {name!r}: data_type must be TYPE_UINT64, INT64, UINT32, INT32 or STRING",
-                )
-            return DTYPES[str(kind.value)]
-        for field in control.fields:
-            if field.name in _FALSE_TRUE:
-                values = [str(one.value).lower() for one in control.fields if one.name == field.name]
-                if values not in (["0", "1"], ["0.0", "1.0"], ["false", "true"]):
-                    raise self.fail(field.line, f"control_input {name!r}: {field.name} must be [ 0, 1 ]")
-                return _FALSE_TRUE[field.name]
-        raise self.fail(control.line, f"control_input {name!r} needs one of {', '.join(_FALSE_TRUE)}")
-
-    def _state(
-        self,
-        state: Message,
-        values: dict[str, Any],
-        inputs: list[TensorSpec],
-        outputs: list[TensorSpec],
-        *,
-        batched: bool,
-    ) -> SequenceState:
-        self.known(
-            state,
-            "state",
-            *("input_name", "output_name", "data_type", "dims", "initial_state"),
-            *("use_same_buffer_for_input_output", "use_growable_memory"),
-        )
-        source, target = self.text(state, "input_name"), self.text(state, "output_name")
-        kind = self.one(state, "data_type")
-        dtype = DTYPES.get(str(kind.value)) if kind else None
-        if not source or not target or dtype is None:
-            raise self.fail(state.line, f"state needs input_name, output_name and one data_type of {', '.join(DTYPES)}")
-        dims = self._dims(state, f"state {source!r}")
-        shape = (-1, *dims) if batched else dims
-        inputs.append(TensorSpec(source, dtype, shape))
-        signature = values.get("signature")
-        visible = signature is not None and any(spec.name == target for spec in signature.outputs)
-        if not visible:
-            outputs.append(TensorSpec(target, dtype, shape))
-        initial, own = self._initial(state, source, dtype)
-        return SequenceState(source, target, initial, own if own is not None else dims, visible)
-
-    def _initial(self, state: Message, name: str, dtype: str) -> tuple[list[Any] | None, tuple[int, ...] | None]:
-        """Values and sizes of a state at the beginning; None where they are zeros, or those of the state."""
-        for initial in self.messages(state, "initial_state"):
-            self.known(initial, "initial_state", "data_type", "dims", "zero_data", "data_file", "name")
-            dims = self._dims(initial, f"state {name!r}: initial_state")
-            file = self.text(initial, "data_file")
-            if not file:
-                return None, dims
-            line = next(field.line for field in initial.fields if field.name == "data_file")
-            if "/" in file or "\\" in file or file.startswith(".") or dtype == "bytes":
-                raise self.fail(line, f"data_file {file!r} must be a file of numbers in the folder initial_state")
-            try:
-                raw = (self._folder / "initial_state" / file).read_bytes()
-                return np.frombuffer(raw, dtype).reshape(dims).tolist(), dims
-            except (OSError, ValueError) as error:
-                raise self.fail(line, f"data_file {file!r} cannot be read as {dtype} {list(dims)}: {error}") from None
-        return None, None
+            read_sequences(self, batching, values, batched=self.number(self._message, "max_batch_size") > 0)
 
     def _parameters(self, values: dict[str, Any], kind: _Kind) -> None:
         for entry in self.messages(self._message, "parameters"):
@@ -590,7 +450,7 @@ class _Config:
                 for value in self.messages(entry, "value"):
                     if any(field.name == "input_data_file" for field in value.fields):
                         raise self.fail(value.line, "model_warmup: input_data_file is not read: use zero_data")
-                    shapes[self.text(entry, "key")] = self._dims(value, "model_warmup")
+                    shapes[self.text(entry, "key")] = self.dims(value, "model_warmup")
             rows = self.number(warmup, "batch_size") or 1
             warmups += [Warmup(rows, shapes=shapes)] * (self.number(warmup, "count") or 1)
         if warmups:

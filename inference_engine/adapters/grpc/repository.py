@@ -18,7 +18,7 @@ from inference_engine.domain.statistics import Spent
 from inference_engine.services.health import HealthService
 from inference_engine.services.models import ModelService, ModelStatus
 
-EXTENSIONS = ("model_repository", "model_configuration", "statistics", "system_shared_memory", "parameters")
+EXTENSIONS = ("model_repository", "model_configuration", "statistics", "system_shared_memory", "parameters", "sequence")
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 _TYPES = {"BYTES": "TYPE_STRING"}
 _GENERATION = (
