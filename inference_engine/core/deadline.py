@@ -1,4 +1,4 @@
-"""A moment until which something is waited for, again and again, with one timer."""
+"""A moment until which something is waited for, again and again, with one timer; and a task to wait in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+
+async def have_task() -> asyncio.Task[object]:
+    """The current task. The server begins some requests without one, which they then get here."""
+    task = asyncio.current_task()
+    if task is None:
+        await asyncio.sleep(0)
+        task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("this can only be waited for inside a task")
+    return task
 
 
 class Deadline:
@@ -43,11 +54,7 @@ class Deadline:
         """
         if self._timer is None:
             return await wanted
-        if (task := asyncio.current_task()) is None:
-            await asyncio.sleep(0)  # the server begins some requests without a task: the first wait makes one
-            task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("a deadline can only be waited for inside a task")
+        task = asyncio.current_task() or await have_task()
         self._waiting = task
         cancelled_before = task.cancelling()
         if self._passed:

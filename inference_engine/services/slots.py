@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import count
 
+from inference_engine.core.deadline import have_task
 from inference_engine.domain.errors import DeadlineExceeded, QueueFull
 from inference_engine.domain.model import Manifest
 
@@ -95,6 +96,7 @@ class SlotQueue:
         asking.add(priority, turn)
         self.waiting += 1
         try:
+            await have_task()
             async with asyncio.timeout(max(0.0, deadline_s - self._clock())):
                 await turn
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -65,20 +66,36 @@ class Line:
         return self.socket.recv(1) == b""
 
 
+class Prompt:
+    """A live server whose `echo` computes in its callers' turn; `wake` lets it go on where it holds."""
+
+    def __init__(self, world: World, url: str) -> None:
+        self.echo = PromptFakeExecutor(ECHO_SIGNATURE)
+        self.url = url
+        self._world = world
+        world.executors.executors["echo:2"] = self.echo
+
+    def hold(self) -> None:
+        self.echo.hold, self.echo.closed = 0, 0
+        self.echo.go.clear()
+
+    def wake(self) -> None:
+        assert self._world.loop is not None
+        self._world.loop.call_soon_threadsafe(self.echo.go.set)
+
+
 @pytest.fixture(scope="module")
-def prompt() -> Iterator[tuple[PromptFakeExecutor, str]]:
+def prompt() -> Iterator[Prompt]:
     world = World(Settings(max_body_mb=0.0625))
-    echo = PromptFakeExecutor(ECHO_SIGNATURE)
-    world.executors.executors["echo:2"] = echo
     with listening(world) as url:
-        yield echo, url
+        yield Prompt(world, url)
 
 
 @pytest.fixture
-def line(prompt: tuple[PromptFakeExecutor, str]) -> Iterator[Line]:
-    echo, url = prompt
+def line(prompt: Prompt) -> Iterator[Line]:
+    echo = prompt.echo
     echo.now, echo.fail, echo.hold = 0, None, None
-    with Line(url) as made:
+    with Line(prompt.url) as made:
         yield made
 
 
@@ -87,7 +104,7 @@ def values(body: bytes) -> list[float]:
     return found
 
 
-def test_answered_at_once_again_and_again(line: Line, prompt: tuple[PromptFakeExecutor, str]) -> None:
+def test_answered_at_once_again_and_again(line: Line, prompt: Prompt) -> None:
     for _ in range(3):
         line.send(request())
         status, headers, body = line.answer()
@@ -95,7 +112,7 @@ def test_answered_at_once_again_and_again(line: Line, prompt: tuple[PromptFakeEx
         assert headers["x-request-id"]
         assert headers["x-model-version"] == "2"
         assert headers["date"]
-    assert prompt[0].now == 3
+    assert prompt.echo.now == 3
 
 
 @pytest.mark.parametrize("cut", [1, 20, 90, 130])
@@ -111,7 +128,7 @@ def test_many_in_one_piece(line: Line) -> None:
     assert [values(line.answer()[2])[0] for _ in bodies] == list(range(20))
 
 
-def test_behind_one_that_waits(line: Line, prompt: tuple[PromptFakeExecutor, str]) -> None:
+def test_behind_one_that_waits(line: Line, prompt: Prompt) -> None:
     """The answers keep the order of the requests."""
     first = request(BODY, path="/v2/models/echo/versions/1/infer")  # whose executor needs a task
     line.send(first + request(BODY.replace(b"[1,2,3,4]}", b"[7,2,3,4]}")) + request())
@@ -172,19 +189,28 @@ def test_a_bad_request_harms_nobody(line: Line, body: bytes, path: str, status: 
 
 
 @pytest.mark.parametrize(("error", "status"), [(InferenceFailed("it is out of order"), 500), (ValueError("?"), 500)])
-def test_a_model_that_fails(line: Line, prompt: tuple[PromptFakeExecutor, str], error: Exception, status: int) -> None:
-    prompt[0].fail = error
+def test_a_model_that_fails(line: Line, prompt: Prompt, error: Exception, status: int) -> None:
+    prompt.echo.fail = error
     line.send(request())
     assert line.answer()[0] == status
-    prompt[0].fail = None
+    prompt.echo.fail = None
     line.send(request())
     assert line.answer()[0] == 200
 
 
-def test_a_client_that_leaves_while_it_waits(prompt: tuple[PromptFakeExecutor, str]) -> None:
-    echo, url = prompt
-    echo.hold, echo.closed = 0, 0
-    with Line(url) as line:
+def test_the_one_that_comes_while_another_waits_is_answered_after_it(line: Line, prompt: Prompt) -> None:
+    line.send(request(BODY, path="/v2/models/echo/versions/1/infer"))
+    prompt.hold()
+    line.send(request(), request(BODY.replace(b"[1,2,3,4]}", b"[7,2,3,4]}")))
+    assert values(line.answer()[2])[0] == 1
+    prompt.wake()
+    assert [values(line.answer()[2])[0] for _ in range(2)] == [1, 7]
+
+
+def test_a_client_that_leaves_while_it_waits(prompt: Prompt) -> None:
+    echo = prompt.echo
+    prompt.hold()
+    with Line(prompt.url) as line:
         line.send(request())
         time.sleep(0.1)
     give_up = time.monotonic() + 5
@@ -192,7 +218,7 @@ def test_a_client_that_leaves_while_it_waits(prompt: tuple[PromptFakeExecutor, s
         time.sleep(0.01)
     echo.hold = None
     assert echo.closed == 1
-    assert httpx.post(url + PATH, content=BODY).status_code == 200
+    assert httpx.post(prompt.url + PATH, content=BODY).status_code == 200
 
 
 def test_only_an_idle_connection_is_closed() -> None:
@@ -207,3 +233,30 @@ def test_only_an_idle_connection_is_closed() -> None:
         idle_since = time.monotonic()
         assert line.closed()
         assert time.monotonic() - idle_since > 0.9
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_however_a_stream_of_requests_is_cut_the_answers_are_the_same(line: Line, seed: int) -> None:
+    dice = random.Random(seed)
+    wire, wanted = b"", []
+    for number in range(30):
+        body = BODY.replace(b"[1,2,3,4]}", b"[%d,2,3,4]}" % number)
+        kind = dice.choice(["now", "later", "bad", "get"])
+        if kind == "get":
+            wire += b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        elif kind == "bad":
+            wire += request(body[:-3])
+        else:
+            wire += request(body, path=PATH if kind == "now" else "/v2/models/echo/versions/1/infer")
+        wanted.append((kind, number))
+    while wire:
+        size = dice.choice([1, 7, 50, 150, 400, 5000])
+        line.socket.sendall(wire[:size])
+        wire = wire[size:]
+        if dice.random() < 0.3:
+            time.sleep(0.002)
+    for kind, number in wanted:
+        status, _, body = line.answer()
+        assert status == (400 if kind == "bad" else 200)
+        if kind in ("now", "later"):
+            assert values(body)[0] == number

@@ -19,6 +19,7 @@ import msgspec
 from inference_engine.adapters.http.cors import Cors
 from inference_engine.adapters.http.endpoints import Dialect, Endpoint, ErrorAnswer, Found, HotTable
 from inference_engine.adapters.http.exchange import (
+    CLIENT_LEFT,
     ClientGone,
     Departures,
     Exchange,
@@ -187,14 +188,16 @@ class Edge:
     # -- when it fails -------------------------------------------------------------------------------------------
 
     async def _failed(self, exchange: Exchange, dialect: Dialect, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError):
+        if isinstance(error, ClientGone) or (
+            CLIENT_LEFT in exchange.scope and isinstance(error, asyncio.CancelledError)
+        ):
+            exchange.status = 499
+        elif isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if not exchange.gone or task is None:
                 raise error
             task.uncancel()
             exchange.status = exchange.status or 499
-        elif isinstance(error, ClientGone):
-            exchange.status = 499
         elif exchange.status:
             # A dialect ends its own streams; what comes here broke in the middle of an answer: the server cuts it.
             _log.error("answer broken off", request_id=exchange.request_id.decode("latin-1"), exc_info=error)

@@ -46,8 +46,8 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     A `hot` endpoint is dispatched by the edge itself. A `public` one (it must be hot) needs no key. One with
     `only_with` (it must be hot) answers the requests that carry this header, and leaves the others to their owner.
-    The handler of a `prompt` one (it must be hot) needs no current task, and sets no context variable, before its first
-    wait.
+    The handler of a `prompt` one (it must be hot) needs no current task, and sets no context variable, before its
+    second wait.
     """
 
     method: Method

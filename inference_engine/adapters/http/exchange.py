@@ -38,6 +38,8 @@ WHOLE_ANSWER = "inference_engine.whole_answer"
 """ASGI extension of `protocol.py`: a `WholeAnswer` for this request. A server without it gets the usual messages."""
 RUNNING_TASK = "inference_engine.task"
 """Where a scope holds the task of a request that `protocol.py` has begun without one; None until there is one."""
+CLIENT_LEFT = "inference_engine.client_left"
+"""What a scope holds when the client of such a request has left before there was a task."""
 WholeAnswer = Callable[[int, bytes, bytes], bool]
 """Takes status, header lines and body; False when it must be answered in the usual way."""
 _NO_EXTENSIONS: Mapping[str, Any] = MappingProxyType({})
@@ -89,7 +91,7 @@ class Departures:
         self._watchers: dict[Exchange, asyncio.Task[None]] = {}
 
     def add(self, exchange: Exchange, task: asyncio.Task[Any] | None) -> None:
-        """Without a `task`, the exchange has been begun without one: by the second sweep the scope holds it."""
+        """Without a `task`, the exchange has been begun without one, and is watched once its scope holds one."""
         self._fresh[exchange] = task
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -107,7 +109,10 @@ class Departures:
             return
         for exchange, task in self._seen.items():
             running = task or exchange.scope[RUNNING_TASK]
-            self._watchers[exchange] = loop.create_task(exchange.watch(running))
+            if running is None:
+                self._fresh[exchange] = None
+            else:
+                self._watchers[exchange] = loop.create_task(exchange.watch(running))
         self._seen, self._fresh = self._fresh, {}
         if self._seen:
             loop.call_later(self._sweep_s, self._sweep)
