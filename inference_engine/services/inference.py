@@ -103,7 +103,7 @@ class InferenceService:
                     outputs, queue_s, compute_s = await live.sequences.submit(
                         request.inputs,
                         checked_step(live, request, rows),
-                        call.principal.tenant,
+                        call.principal,
                         _deadline(live, call, in_line),
                         call.priority,
                     )

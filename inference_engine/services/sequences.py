@@ -18,7 +18,7 @@ from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidRequest, QueueFull
 from inference_engine.domain.model import Manifest, Sequences, Signature
 from inference_engine.domain.ports import BatchResult, Executor, Instanced, Restarting, Telemetry
-from inference_engine.domain.requests import SequenceStep
+from inference_engine.domain.requests import Principal, SequenceStep
 from inference_engine.domain.sequences import SequenceTensors
 from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import Array, Tensors
@@ -26,8 +26,8 @@ from inference_engine.domain.tensors import Array, Tensors
 Clock = Callable[[], float]
 Answer = tuple[dict[str, Array], float, float]
 """Outputs, seconds in line, seconds computing."""
-Key = tuple[str, int | str]
-"""A sequence is known by its tenant and the client's id for it."""
+Key = tuple[Principal, int | str]
+"""A sequence is known by whose it is and the client's id for it."""
 _SWEEP_S = 0.02
 _IDLE_SWEEP_S = 0.5
 _REMEMBERED = 1024
@@ -54,7 +54,7 @@ class _Waiting(msgspec.Struct, eq=False):
 class _Sequence(msgspec.Struct, eq=False):
     """A sequence from its first request on.
 
-    `name` is the id that the model is told: the client's own, unless another tenant's open sequence has it.
+    `name` is the id that the model is told: the client's own, unless another owner's open sequence has it.
     `place` and `slot` say where it is computed, None while all places are taken. `life` is the count of restarts of the
     instance that knows it, None before its first answer. `states` are kept by the server. `closing` once its last
     request is in line.
@@ -168,7 +168,7 @@ class SequenceQueue:
         return len(self._sequences)
 
     async def submit(
-        self, inputs: Tensors, step: SequenceStep, tenant: str, deadline_s: float, priority: int = 0
+        self, inputs: Tensors, step: SequenceStep, owner: Principal, deadline_s: float, priority: int = 0
     ) -> Answer:
         """Wait for the requests of the sequence that came before, then be computed. `deadline_s` is of the clock.
 
@@ -184,7 +184,7 @@ class SequenceQueue:
             )
         loop = asyncio.get_running_loop()
         now = self._clock()
-        sequence = self._found(tenant, step, priority, now)
+        sequence = self._found(owner, step, priority, now)
         sequence.closing = step.end
         item = _Waiting(inputs, step, loop.create_future(), now, deadline_s)
         sequence.line.append(item)
@@ -203,8 +203,8 @@ class SequenceQueue:
         finally:
             self._open -= 1
 
-    def _found(self, tenant: str, step: SequenceStep, priority: int, now: float) -> _Sequence:
-        key = (tenant, step.id)
+    def _found(self, owner: Principal, step: SequenceStep, priority: int, now: float) -> _Sequence:
+        key = (owner, step.id)
         sequence = self._sequences.get(key)
         if sequence is None and step.start:
             sequence = self._sequences[key] = _Sequence(key, self._named(step.id), priority, deque(), now)
@@ -216,7 +216,7 @@ class SequenceQueue:
         return sequence
 
     def _named(self, id: int | str) -> int | str:
-        """An id that no other open sequence has: a model that goes by ids must not mix what tenants tell it."""
+        """An id that no other open sequence has: a model that goes by ids must not mix what clients tell it."""
         name, last = id, _LAST_NAME
         while str(name) in self._names:
             name = last if isinstance(id, int) else f"{id}~{last}"

@@ -12,7 +12,7 @@ import pytest
 from inference_engine.domain.errors import DeadlineExceeded, InferenceFailed, InvalidManifest, InvalidRequest, QueueFull
 from inference_engine.domain.model import Execution, SequenceControls, Sequences, SequenceState, Signature, TensorSpec
 from inference_engine.domain.ports import BatchResult, ExecutorState
-from inference_engine.domain.requests import SequenceStep
+from inference_engine.domain.requests import Principal, SequenceStep
 from inference_engine.domain.tensors import Tensors
 from inference_engine.services.sequences import SequenceQueue
 from inference_engine.testing import FakeClock, NullTelemetry, manifest
@@ -105,11 +105,21 @@ class Bench:
         )
 
     async def add(
-        self, id: int | str, value: float, *, start: bool = False, end: bool = False, tenant: str = "t", **more: Any
+        self,
+        id: int | str,
+        value: float,
+        *,
+        start: bool = False,
+        end: bool = False,
+        tenant: str = "t",
+        key: str = "k",
+        **more: Any,
     ) -> float:
         inputs = {"x": np.full((1, 1), value, np.float32)}
         deadline_s = more.pop("deadline_s", self.clock() + 100)
-        answer = await self.queue.submit(inputs, SequenceStep(id, start, end), tenant, deadline_s, **more)
+        answer = await self.queue.submit(
+            inputs, SequenceStep(id, start, end), Principal(tenant, key), deadline_s, **more
+        )
         return float(answer[0]["y"][0, 0])
 
 
@@ -187,6 +197,8 @@ async def test_tenants_never_meet() -> None:
     await bench.add(5, 1, start=True, tenant="one")
     with pytest.raises(InvalidRequest, match="has no sequence 5"):
         await bench.add(5, 1, tenant="two")
+    with pytest.raises(InvalidRequest, match="has no sequence 5"):
+        await bench.add(5, 1, tenant="one", key="another")
     await bench.add(5, 100, start=True, tenant="two", end=True)
     assert bench.queue.active == 1
 

@@ -106,7 +106,15 @@ class Repository:
                 message("ModelInstanceGroup")(name=ref.name, **group) for group in instance_groups(manifest.execution)
             ],
         )
-        if batched:
+        sequences = manifest.execution.sequences
+        if sequences is not None:
+            batching = config.sequence_batching
+            batching.max_sequence_idle_microseconds = int(sequences.max_idle_s * 1e6)
+            if sequences.strategy == "direct":
+                batching.direct.SetInParent()
+            else:
+                batching.oldest.max_candidate_sequences = sequences.max_sequences
+        elif batched:
             config.dynamic_batching.max_queue_delay_microseconds = int(manifest.execution.max_delay_ms * 1000)
         config.model_transaction_policy.decoupled = self._generates(status) or self._streams(ref)
         return message("ModelConfigResponse")(config=config)
