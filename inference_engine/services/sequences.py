@@ -7,10 +7,9 @@ one at a time; requests of different sequences are merged. Knows who owns a sequ
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from functools import partial
-from operator import attrgetter
 
 import msgspec
 
@@ -210,7 +209,6 @@ class SequenceQueue:
             sequence = self._sequences[key] = _Sequence(key, self._named(step.id), priority, deque(), now)
             self._ended.pop(key, None)
             self._beginning.append(sequence)
-            self._beginning.sort(key=attrgetter("priority"))
         if sequence is None or (sequence.closing and not step.start):
             raise self._unknown(key)
         return sequence
@@ -238,10 +236,18 @@ class SequenceQueue:
             places = [place for place in self._places if None in place.slots]
             if not places:
                 return
-            place, sequence = min(places, key=_Place.order), self._beginning.pop(0)
+            place, sequence = min(places, key=_Place.order), self._next_beginning()
+            self._beginning.remove(sequence)
             sequence.place, sequence.slot = place, place.slots.index(None)
             place.slots[sequence.slot] = sequence
             asyncio.get_running_loop().call_soon(self._pump, place)
+
+    def _next_beginning(self) -> _Sequence:
+        """The most urgent; among equals one of the owner that holds the fewest places, then the first that came."""
+        if len(self._beginning) == 1:
+            return self._beginning[0]
+        held = Counter(sequence.key[0] for place in self._places for sequence in place.held)
+        return min(self._beginning, key=lambda sequence: (sequence.priority, held[sequence.key[0]]))
 
     def _end(self, sequence: _Sequence, reason: str) -> None:
         """Forget a sequence; the requests it still has in line are refused for that reason."""

@@ -267,6 +267,22 @@ async def test_more_sequences_than_places_wait_by_priority_until_one_ends() -> N
     assert await late == 2
 
 
+async def test_who_holds_fewer_places_begins_first() -> None:
+    bench = Bench(max_sequences=2)
+    for id in (1, 2):
+        await bench.add(id, 1, start=True, key="greedy")
+    more = [later(bench.add(id, 1, start=True, key="greedy")) for id in (3, 4)]
+    await settle()
+    modest = later(bench.add(5, 1, start=True, key="modest"))
+    await settle()
+    await bench.add(1, 1, end=True, key="greedy")
+    assert await modest == 1
+    assert not any(task.done() for task in more)
+    await bench.add(2, 1, end=True, key="greedy")
+    assert await more[0] == 1
+    more[1].cancel()
+
+
 async def test_the_line_is_bounded_and_waits_end_at_their_deadline() -> None:
     bench = Bench(max_sequences=1, limit=2)
     await bench.add(1, 1, start=True)
