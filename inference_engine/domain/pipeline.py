@@ -29,6 +29,23 @@ NOTE = "@"
 """How the names of notes begin."""
 IMAGE = "image"
 """The dtype, between two preprocess steps only, of images: each uint8 [height, width, 3] and of a size of its own."""
+CLIPS = "clips"
+"""The dtype, between two preprocess steps only, of sound in float32, each clip of a length of its own (-1 there).
+
+`clips@16000` where the samples of a second are known.
+"""
+SOUND = "sound"
+"""As `CLIPS`, all clips of a batch of one length."""
+IMPUTED, SCALED = "imputed", "scaled"
+"""The dtypes, between two preprocess steps only, of columns whose missing values are filled, which are scaled too."""
+_BEGINNINGS = {
+    IMAGE: "image.decode",
+    CLIPS: "audio.decode or audio.samples",
+    SOUND: "audio.decode or audio.samples",
+    IMPUTED: "tabular.impute",
+    SCALED: "tabular.scale",
+}
+"""The step that makes a dtype which no client can send."""
 
 
 class Step(Protocol):
@@ -85,9 +102,11 @@ class Pipeline(msgspec.Struct, frozen=True):
         before = _previewed(reversed(self.preprocess), model.inputs)
         notes, inputs = _parted(before)
         for spec in inputs:
-            if spec.dtype == IMAGE:
+            kind = spec.dtype.partition("@")[0]
+            if kind in _BEGINNINGS:
                 raise InvalidManifest(
-                    f"pipeline.preprocess: the images of {spec.name!r} come from nowhere: begin with use: image.decode",
+                    f"pipeline.preprocess: the {kind} input {spec.name!r} comes from nowhere: put use: "
+                    f"{_BEGINNINGS[kind]} before",
                     param="pipeline.preprocess",
                 )
         _, outputs = _parted(_previewed(self.postprocess, model.outputs + notes))

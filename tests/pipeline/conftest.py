@@ -31,7 +31,8 @@ Start = Callable[[str, Manifest, Path], Awaitable[tuple[Executor, Loaded]]]
 def step(use: str, folder: Path = NO_FOLDER, /, **options: Any) -> Step:
     """A step of this project, made as a manifest makes it."""
     entry = {"use": use, **options}
-    is_pre = use in ("cast", "scale", "impute") or use.startswith("image.")
+    kind = EntryPoint(use, PROJECT["entry-points"][GROUP][use], GROUP).load()
+    is_pre = kind.side == "preprocess"
     pipeline = CATALOG.build(PipelineSpec((entry,), ()) if is_pre else PipelineSpec((), (entry,)), folder)
     (placed,) = pipeline.preprocess + pipeline.postprocess
     return placed.step

@@ -1,9 +1,11 @@
-"""docs/pipelines.md is true: its manifests load and answer, its tables name every option, its step runs as shown."""
+"""docs/pipelines.md and the pages beside it are true: manifests fit, tables name every option, programs run."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import EntryPoint
@@ -11,15 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from inference_engine.domain.model import Signature, TensorSpec
 from inference_engine.infra.manifest_files import read_manifest
 from inference_engine.infra.pipeline.catalog import GROUP
+from inference_engine.infra.pipeline.fitted import Column, Encoding, Scaling, decode_fitted, read_fitted
 from inference_engine.infra.pipeline.runtime import create_runtime
 from tests.fixtures.tiny_onnx import mlp_onnx
-from tests.pipeline.conftest import CATALOG, PROJECT, Start
+from tests.fixtures.tiny_steps import tiny_tokenizer
+from tests.pipeline.conftest import CATALOG, PROJECT, Start, step
 
-PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "pipelines.md").read_text()
+
+
+def _blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
 
 
 def block(language: str, containing: str = "") -> str:
@@ -63,6 +73,63 @@ def test_the_manifests_of_the_page_on_images_are_read_and_fit_their_models(tmp_p
         )
         assert client.inputs == (TensorSpec("pixels", "bytes", (-1,)),)
         assert tuple(spec.name for spec in client.outputs) == names
+
+
+TOKENS = (TensorSpec("input_ids", "int64", (-1, -1)), TensorSpec("attention_mask", "int64", (-1, -1)))
+FITTED = (
+    {"name": "age", "impute": 38.0, "scale": {"mean": 40.2, "std": 12.1}},
+    {"name": "income"},
+    {"name": "city", "dtype": "bytes", "encode": {"kind": "one_hot", "categories": ["Oslo", "Paris", "Rome"]}},
+)
+MODELS = {  # what the manifests of the other pages say of their models, and what clients then see
+    "whistles": ((TensorSpec("sound", "float32", (-1, 1, 64, 101)),), (-1, 3), ["sound"], ["labels", "scores"]),
+    "letters": ((TensorSpec("sound", "float32", (-1, -1)),), (-1, -1, 32), ["sound"], ["texts", "scores"]),
+    "sentences": ((*TOKENS, TensorSpec("token_type_ids", "int64", (-1, -1))), (-1, -1, 384), ["text"], ["embedding"]),
+    "relevance": (TOKENS, (-1, 2), ["query", "passage"], ["labels"]),
+    "churn": ((TensorSpec("input", "float32", (-1, 5)),), (-1, 2), ["age", "income", "city"], ["stays", "leaves"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [("audio", "whistles"), ("audio", "letters"), ("texts", "sentences"), ("texts", "relevance"), ("tables", "churn")],
+)
+def test_the_manifests_of_the_other_pages_fit_their_models(tmp_path: Path, page: str, name: str) -> None:
+    (block_,) = (text for text in _blocks(page, "yaml") if f"name: {name}\n" in text)
+    inputs, output, takes, gives = MODELS[name]
+    (tmp_path / "model.onnx").touch()
+    labels = {"whistles": "dog\ncat\nman\n", "letters": "<s>\n</s>\n<unk>\n|\n" + "x\n" * 28}.get(name, "no\nyes\n")
+    (tmp_path / "labels.txt").write_text(labels)
+    (tmp_path / "fitted.json").write_text(json.dumps({"format": "inference-engine-fitted-1", "columns": FITTED}))
+    tiny_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "model.yaml").write_text(block_)
+    manifest = read_manifest(tmp_path / "model.yaml", name, "1")
+    made = CATALOG.build(manifest.pipeline, tmp_path)
+    client = made.preview(Signature(inputs, (TensorSpec("y", "float32", output),)))
+    assert [given.name for given in client.inputs] == takes
+    assert [given.name for given in client.outputs] == gives
+
+
+def test_the_steps_named_for_known_models_have_these_options() -> None:
+    text = (DOCS / "audio.md").read_text()
+    for options in re.findall(r"`audio.log_mel` with `([^`]*)`", text):
+        step("audio.log_mel", **{"rate": 16_000, **yaml.safe_load("{" + options + "}")})
+
+
+def test_the_page_on_tables_has_every_field_and_its_file_is_read(tmp_path: Path) -> None:
+    text = (DOCS / "tables.md").read_text()
+    (example,) = _blocks("tables", "json")
+    assert decode_fitted(example.encode()).width == 1 + 1 + 1 + 3
+    for kind in (Column, Scaling, Encoding):
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in text, field
+    (program,) = _blocks("tables", "python")
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['age', 'income', 'city']")
+    assert read_fitted(tmp_path / "fitted.json").width == 4
 
 
 @pytest.mark.parametrize("name", CATALOG.names())

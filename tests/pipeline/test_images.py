@@ -292,7 +292,7 @@ def test_the_client_sends_bytes(between: list[dict[str, Any]]) -> None:
             [DECODE, {"use": "image.resize", "width": 9, "height": 8}, NORMALIZE],
             r"this step gives uint8 \[-1, 8, 9, 3\]",
         ),
-        ([{"use": "image.resize", "width": 8, "height": 8}, NORMALIZE], "begin with use: image.decode"),
+        ([{"use": "image.resize", "width": 8, "height": 8}, NORMALIZE], "put use: image.decode before"),
         ([DECODE, {"use": "image.resize", "shorter": 8}, NORMALIZE], "put image.crop after it"),
         ([DECODE, {"use": "image.resize", "width": 8}, NORMALIZE], "give either width and height, or shorter"),
         ([DECODE, {"use": "image.normalize", "layout": "nhwc"}], "nhwc with rgb needs four dimensions"),

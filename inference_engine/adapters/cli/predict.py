@@ -1,4 +1,4 @@
-"""The command `predict`: tensors in as JSON or image files, tensors out as a table or as JSON."""
+"""The command `predict`: tensors in as JSON, or images and sound as files, tensors out as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _EXAMPLE = """'{"input": [[5.1, 3.5, 1.4, 0.2]]}'"""
 @click.option("--input", "-i", "source", metavar="JSON|@FILE|-", help=f"The inputs by name: {_EXAMPLE}.")
 @click.option(
     "--image",
+    "--audio",
     "images",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="An image file for the model's input of bytes; several make a batch.",
+    help="An image or sound file for the model's input of bytes; several make a batch.",
 )
 @click.option("--stream", is_flag=True, help="Print every response of a model that gives several, as it comes.")
 @client_options
@@ -41,7 +42,7 @@ def predict(
 ) -> None:
     """Compute the outputs of MODEL for one batch of inputs."""
     if source is None and not images:
-        raise click.UsageError(f"say what MODEL is to compute: --input {_EXAMPLE}, or --image FILE")
+        raise click.UsageError(f"say what MODEL is to compute: --input {_EXAMPLE}, --image FILE or --audio FILE")
     inputs = {} if source is None else read_inputs(source)
     files = [read_image(path) for path in images]
     with connect() as client:
@@ -97,8 +98,8 @@ def image_input(view: ModelView, given: Mapping[str, Any]) -> str:
     if len(fitting) != 1:
         named = ", ".join(fitting) or "none"
         raise click.UsageError(
-            f"--image is for a model with one input of bytes, {view.target} has {named}: a pipeline with "
-            "image.decode makes one"
+            f"--image and --audio are for a model with one input of bytes, {view.target} has {named}: a pipeline with "
+            "image.decode or audio.decode makes one"
         )
     return str(fitting[0])
 

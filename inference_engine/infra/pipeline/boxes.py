@@ -155,7 +155,7 @@ class ToOriginal(msgspec.Struct, frozen=True):
         return {**tensors, self.boxes: np.where(empty, boxes, found)}
 
     def _note(self, names: Specs | Tensors) -> str:
-        there = [name for name in names if name.startswith(NOTE)]
+        there = [name for name in names if name.startswith(NOTE) and ":" not in name]  # others are of padded inputs
         wanted = there[0] if self.image is None and len(there) == 1 else f"{NOTE}{self.image}"
         if wanted not in there:
             inputs = ", ".join(repr(name.removeprefix(NOTE)) for name in there) or "none"

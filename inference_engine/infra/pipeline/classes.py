@@ -1,4 +1,7 @@
-"""Postprocess steps for classifiers: `softmax`, `top_k`, `threshold`. The classes are the last dimension."""
+"""Postprocess steps for classifiers: `softmax`, `sigmoid`, `top_k`, `argmax`, `threshold`, `labels.decode`.
+
+The classes are the last dimension.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from inference_engine.domain.pipeline import FLOATS, Side, Specs, choose, last_s
 from inference_engine.domain.tensors import Array, Tensors
 
 T = TypeVar("T")
-_NUMBERS = (*FLOATS, *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+_WHOLE = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+_NUMBERS = (*FLOATS, *_WHOLE)
 
 
 class Softmax(msgspec.Struct, frozen=True):
@@ -39,6 +43,74 @@ class Softmax(msgspec.Struct, frozen=True):
             powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
             shares = powers / powers.sum(axis=-1, keepdims=True)
         return {**tensors, name: shares.astype(given.dtype, copy=False)}
+
+
+class Sigmoid(msgspec.Struct, frozen=True):
+    """1 / (1 + e^-x): makes a probability of each logit, for classes that do not exclude each other."""
+
+    side: ClassVar[Side] = "postprocess"
+    output: str | None = None
+
+    def preview(self, specs: Specs) -> Specs:
+        require_dtype(specs[choose(specs, self.output)], FLOATS)
+        return specs
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        name = choose(tensors, self.output)
+        given = tensors[name]
+        wide = given.astype(np.result_type(given, np.float32), copy=False)
+        return {**tensors, name: (0.5 * (1 + np.tanh(0.5 * wide))).astype(given.dtype, copy=False)}  # never overflows
+
+
+class Argmax(msgspec.Struct, frozen=True):
+    """The class with the highest value, int64, without the last dimension. Of equal values the first; of NaN too."""
+
+    side: ClassVar[Side] = "postprocess"
+    output: str | None = None
+
+    def preview(self, specs: Specs) -> Specs:
+        name = choose(specs, self.output)
+        require_dtype(specs[name], _NUMBERS)
+        last_size(specs[name])
+        return {**specs, name: TensorSpec(name, "int64", specs[name].shape[:-1])}
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        name = choose(tensors, self.output)
+        return {**tensors, name: tensors[name].argmax(axis=-1)}
+
+
+class LabelsDecode(msgspec.Struct, frozen=True, dict=True):
+    """The names of classes as `labels`, in the place of an output of class numbers.
+
+    `file` has one label in each line, the first for class 0.
+    """
+
+    side: ClassVar[Side] = "postprocess"
+    file: Path
+    keep: bool = False
+    output: str | None = None
+
+    def preview(self, specs: Specs) -> Specs:
+        name = choose(specs, self.output)
+        spec = specs[name]
+        if spec.dtype not in _WHOLE:
+            remedy = ": put argmax before this step" if spec.dtype in FLOATS else ""
+            raise InvalidManifest(f"tensor {name!r} is {spec.dtype}, class numbers are integers{remedy}")
+        self._texts  # noqa: B018 - reads the file, so that a bad one is an error of the load
+        others = {key: value for key, value in specs.items() if self.keep or key != name}
+        return {**others, "labels": TensorSpec("labels", "bytes", spec.shape)}
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        name = choose(tensors, self.output)
+        classes = tensors[name]
+        if classes.size and not 0 <= classes.min() <= classes.max() < len(self._texts):
+            raise InferenceFailed(f"output {name!r} holds classes that the labels' file does not name", param=name)
+        others = {key: value for key, value in tensors.items() if self.keep or key != name}
+        return {**others, "labels": self._texts[classes]}
+
+    @cached_property
+    def _texts(self) -> Array:
+        return np.array(read_labels(self.file), dtype=object)
 
 
 class TopK(msgspec.Struct, frozen=True, dict=True):
