@@ -40,7 +40,9 @@ from inference_engine.infra.runtimes.catalog import EntryPointCatalog
 from inference_engine.infra.telemetry import PrometheusTelemetry
 from inference_engine.services.access import AccessService
 from inference_engine.services.analysis import Analysis
+from inference_engine.services.analysis.answering import Writers
 from inference_engine.services.analysis.images import ImageAnalyzer, ImageLimits
+from inference_engine.services.analysis.multimodal import MultimodalAnswerer
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService
@@ -131,7 +133,10 @@ def analysis_of(
     limits = ImageLimits(
         settings.image_max_count, int(settings.image_max_mb * (1 << 20)), int(settings.image_max_megapixels * 1e6)
     )
-    return Analysis(ImageAnalyzer(models, inference, clock, limits))
+    images = ImageAnalyzer(models, inference, clock, limits)
+    writers = Writers(models, settings.default_model)
+    sound_bytes = int(settings.sound_max_mb * (1 << 20))
+    return Analysis(images, MultimodalAnswerer(models, inference, images, writers, sound_bytes), writers)
 
 
 class _LaterSources:
@@ -305,7 +310,7 @@ def read_settings(flags: Mapping[str, object] | None = None) -> Settings:
 def open_async_engine(settings: Settings) -> python_api.AsyncEngine:
     """A not yet entered `AsyncEngine` over the models of `settings`."""
     application = Application(settings)
-    return python_api.AsyncEngine(application.models, application.inference, application.store)
+    return python_api.AsyncEngine(application.models, application.inference, application.store, application.analysis)
 
 
 class AsyncEngine(python_api.AsyncEngine):
@@ -314,7 +319,7 @@ class AsyncEngine(python_api.AsyncEngine):
     def __init__(self, **settings: Any) -> None:
         logging.as_library()
         application = Application(read_settings(_listed(settings)))
-        super().__init__(application.models, application.inference, application.store)
+        super().__init__(application.models, application.inference, application.store, application.analysis)
 
 
 class Engine(python_api.Engine):

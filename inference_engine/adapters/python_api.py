@@ -16,8 +16,15 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from inference_engine.adapters.python_arguments import Messages, as_arrays, audio_bytes, generation_request
+from inference_engine.adapters.python_arguments import (
+    Messages,
+    as_arrays,
+    audio_bytes,
+    generation_request,
+    image_request,
+)
 from inference_engine.adapters.sequences import sequence_step
+from inference_engine.domain.analysis import Findings, ImageAnalysis
 from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.model import Manifest, ModelRef
@@ -34,6 +41,7 @@ from inference_engine.domain.requests import (
 )
 from inference_engine.domain.results import Delta, Embeddings, Prediction, Ranking, Served, TextDelta, Usage
 from inference_engine.domain.tensors import Array
+from inference_engine.services.analysis import Analysis
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.model_store import ModelStore
 from inference_engine.services.models import ModelService, ModelStatus
@@ -47,10 +55,13 @@ _SAMPLING_FIELDS = frozenset(Sampling.__struct_fields__)
 class AsyncEngine:
     """Models in this process, for asyncio programs: `async with AsyncEngine(...) as engine`."""
 
-    def __init__(self, models: ModelService, inference: InferenceService, store: ModelStore) -> None:
+    def __init__(
+        self, models: ModelService, inference: InferenceService, store: ModelStore, analysis: Analysis
+    ) -> None:
         self._models = models
         self._inference = inference
         self._store = store
+        self._analysis = analysis
         self._ids = itertools.count(1)
 
     async def __aenter__(self) -> Self:
@@ -168,6 +179,19 @@ class AsyncEngine:
         data = await asyncio.to_thread(audio_bytes, audio)
         sampling = Sampling(temperature=temperature)
         return await self._gathered(target, Transcribe(data, language, prompt, translate, timestamps, sampling))
+
+    async def analyze_image(self, image: bytes | str | Path, **options: Any) -> Findings:
+        """What is found in one encoded image or a file. Arguments are those of `analyze_images`."""
+        return (await self.analyze_images([image], **options)).images[0]
+
+    async def analyze_images(self, images: Sequence[bytes | str | Path], **options: Any) -> ImageAnalysis:
+        """What is found in images, and which models found it.
+
+        Keyword arguments: `tasks` (of `classify`, `detect`, `describe`, `embed`), `model` (a name, or names by task),
+        `top_k`, `threshold`, `prompt`, `max_tokens`; see `AnalyzeImages`. Raises what `ImageAnalyzer.analyze` does.
+        """
+        request = await asyncio.to_thread(image_request, images, **options)
+        return await self._analysis.images.analyze(request, self._call())
 
     async def tokenize(
         self, target: str, messages: Messages | None = None, *, prompt: str | None = None
@@ -372,6 +396,14 @@ class Engine:
     def transcribe(self, target: str, audio: bytes | str | Path, **options: Any) -> Answer:
         """See `AsyncEngine.transcribe`."""
         return self._wait(self._engine.transcribe(target, audio, **options))
+
+    def analyze_image(self, image: bytes | str | Path, **options: Any) -> Findings:
+        """See `AsyncEngine.analyze_image`."""
+        return self._wait(self._engine.analyze_image(image, **options))
+
+    def analyze_images(self, images: Sequence[bytes | str | Path], **options: Any) -> ImageAnalysis:
+        """See `AsyncEngine.analyze_images`."""
+        return self._wait(self._engine.analyze_images(images, **options))
 
     def tokenize(self, target: str, messages: Messages | None = None, *, prompt: str | None = None) -> tuple[int, ...]:
         """See `AsyncEngine.tokenize`."""

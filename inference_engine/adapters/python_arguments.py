@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 import msgspec
 import numpy as np
 
+from inference_engine.domain.analysis import AnalyzeImages
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor
 from inference_engine.domain.model import Signature
 from inference_engine.domain.requests import (
@@ -17,6 +18,7 @@ from inference_engine.domain.requests import (
     Constraint,
     Effort,
     Grammar,
+    ImagePart,
     JsonSchema,
     Message,
     Regex,
@@ -104,17 +106,52 @@ def _typed(given: Any, kind: type[Kind], field: str) -> Kind:
 
 
 def audio_bytes(audio: bytes | str | Path) -> bytes:
-    """The encoded audio itself, or what is in the file. Blocking.
+    """The encoded audio itself, or what is in the file. Blocking. Raises what `file_bytes` raises."""
+    return file_bytes(audio, "audio")
+
+
+def file_bytes(file: bytes | str | Path, name: str) -> bytes:
+    """The bytes themselves, or what is in the file; `name` is the argument. Blocking.
 
     Raises:
         InvalidRequest: the file cannot be read.
     """
-    if isinstance(audio, bytes):
-        return audio
+    if isinstance(file, bytes):
+        return file
     try:
-        return Path(audio).read_bytes()
+        return Path(file).read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"{audio} cannot be read: {error.strerror}", param="audio") from None
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}", param=name) from None
+
+
+def image_request(
+    images: Sequence[bytes | str | Path],
+    *,
+    tasks: str | Sequence[str] = (),
+    model: str | Mapping[str, str] | None = None,
+    **options: Any,
+) -> AnalyzeImages:
+    """Decode the arguments of `analyze_images`. Blocking: it reads files.
+
+    Raises:
+        InvalidRequest: a file cannot be read, or an argument is not known or of a wrong type.
+    """
+    fields: dict[str, Any] = {
+        "images": (),
+        "tasks": (tasks,) if isinstance(tasks, str) else tuple(tasks),
+        "model": model if isinstance(model, str) else None,
+        "models": dict(model) if isinstance(model, Mapping) else {},
+        **options,
+    }
+    for name in fields:
+        if name not in AnalyzeImages.__struct_fields__:
+            raise InvalidRequest(f"{name!r} is not an argument: use {', '.join(AnalyzeImages.__struct_fields__)}")
+    try:
+        request = msgspec.convert(fields, AnalyzeImages)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"these arguments are wrong: {error}") from None
+    files = tuple([ImagePart(file_bytes(image, f"images[{place}]")) for place, image in enumerate(images)])
+    return msgspec.structs.replace(request, images=files)
 
 
 def as_arrays(inputs: Mapping[str, Any], signature: Signature | None) -> dict[str, Array]:

@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     image_max_count: Annotated[int, Meta(ge=1, le=1024)] = 32
     image_max_mb: Positive = 32.0
     image_max_megapixels: Annotated[float, Meta(gt=0, le=40)] = 40.0
+    sound_max_mb: Positive = 32.0
+    inference_batch_max_items: Annotated[int, Meta(ge=1, le=10_000)] = 100
+    inference_batch_concurrency: Annotated[int, Meta(ge=1, le=1024)] = 8
     drain_s: Annotated[float, Meta(ge=0)] = 30.0
     cache: bool = True
     cache_mb: Annotated[float, Meta(ge=0)] = 32.0

@@ -58,18 +58,23 @@ class AnalyzeImages(msgspec.Struct, frozen=True):
     model: str | None = None
     models: Mapping[ImageTask, str] = {}
     top_k: int | None = None
-    threshold: float = 0.0
+    threshold: float | None = None
     prompt: str = DEFAULT_PROMPT
     max_tokens: int | None = None
 
 
 class Findings(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was found in one image; None is what was not asked. `embedding` is a float array [dimensions]."""
+    """What was found in one image; None is what was not asked. `embedding` is a float array [dimensions].
+
+    `width` and `height` are those of the upright image, where they are known.
+    """
 
     labels: tuple[Label, ...] | None = None
     objects: tuple[Detection, ...] | None = None
     description: str | None = None
     embedding: Array | None = None
+    width: int | None = None
+    height: int | None = None
 
 
 class TaskReport(msgspec.Struct, frozen=True):

@@ -11,10 +11,13 @@ import struct
 import msgspec
 
 from inference_engine.domain.errors import InvalidRequest
+from inference_engine.domain.exif import lies_sideways
 
 MAX_BYTES = 32 << 20
 MAX_PIXELS = 40_000_000
 READABLE = "PNG, JPEG, GIF, BMP or WebP"
+_FILL = 0xFFFF
+_MOST_SEGMENTS = 5000  # a hostile file has millions of empty ones, each a step of this loop
 _KINDS: tuple[tuple[bytes, int, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
     (b"\xff\xd8\xff", 0, "image/jpeg"),
@@ -51,7 +54,7 @@ _FOREIGN: tuple[tuple[bytes, int, str], ...] = (
 
 
 class ImageHead(msgspec.Struct, frozen=True):
-    """What an image's header says. Width and height are as stored, before EXIF turns the image upright."""
+    """What an image's header says. Width and height are those of the upright image, as its EXIF data turn it."""
 
     media_type: str
     width: int
@@ -83,6 +86,8 @@ def checked_head(data: bytes, place: str, max_bytes: int = MAX_BYTES, max_pixels
             f"{place} holds an image of {width} x {height} pixels, it must have 1 to {max_pixels}: make it smaller",
             param=place,
         )
+    if lies_sideways(data):
+        width, height = height, width
     return ImageHead(_kind(data, _KINDS) or "", width, height)
 
 
@@ -115,16 +120,20 @@ def header_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """From the frame header, which stands behind segments of any length (ITU T.81, B.1)."""
+    """From the frame header, which stands behind segments of any length and fill bytes (ITU T.81, B.1)."""
     at = 2
-    while True:
+    for _ in range(_MOST_SEGMENTS):
         marker, length = struct.unpack_from(">HH", data, at)
+        if marker == _FILL:
+            at += 1
+            continue
         if marker >> 8 != 0xFF or length < 2:
             raise ValueError("no JPEG marker where one must be")
         if marker & 0xF0 == 0xC0 and marker not in (0xFFC4, 0xFFC8, 0xFFCC):
             height, width = struct.unpack_from(">HH", data, at + 5)
             return width, height
         at += 2 + length
+    raise ValueError("no frame among the first segments")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -312,7 +312,11 @@ class ModelService:
 
     def is_ready(self, ref: ModelRef) -> bool:
         """True when a request for it would be computed without loading first."""
-        return _state(self._entry(ref)) == "ready"
+        return self.state(ref) == "ready"
+
+    def state(self, ref: ModelRef) -> ModelState:
+        """What `status` gives as its state, without the rest. Raises `ModelNotFound`."""
+        return _state(self._entry(ref))
 
     def statuses(self) -> list[ModelStatus]:
         return [self.status(ref) for ref in sorted(self._entries)]

@@ -14,6 +14,7 @@ import numpy as np
 
 from inference_engine.adapters.cli.client import ModelView, Step
 from inference_engine.core.settings import Origins, Settings
+from inference_engine.domain.analysis import Detection, Findings, ImageAnalysis, Label, TaskReport
 from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import EngineError, InvalidTensor, ModelNotFound, Unavailable, UnsupportedTask
 from inference_engine.domain.hardware import Cpu, Hardware, Memory
@@ -149,6 +150,19 @@ class FakeEngine:
             answer.add(SegmentDelta(word, start_s=second, end_s=second + 1) if timestamps else TextDelta(word))
         return answer
 
+    def analyze_images(self, images: Sequence[bytes], *, tasks: Sequence[str] = (), **options: Any) -> ImageAnalysis:
+        if options.get("model") is not None:
+            self._served(options["model"])
+        self.heard.append((b"".join(images), {"tasks": list(tasks), **options}))
+        found = [
+            Findings((Label("cat", 0.75),), (Detection("cat", 0.5, (1, 2, 30, 40)),), None, None)
+            if image != b"empty"
+            else Findings((), (), "Nothing\x1b[2J\nhere.", np.array([1, 2], np.float32))
+            for image in images
+        ]
+        served = Served(ModelRef("guide", "1"), "guide", "latest")
+        return ImageAnalysis(tuple(found), (TaskReport("classify", served, 0.1),), 0.1)
+
     def _served(self, target: str) -> Served:
         if self._status(target).name != "guide":
             raise UnsupportedTask(f"{target} does not do that")
@@ -271,12 +285,14 @@ class FakeServer:
                 return httpx.Response(status, json={"error": error.message})
             return httpx.Response(status, json={"error": {"message": error.message, "code": error.code, "param": None}})
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def _answer(self, request: httpx.Request) -> httpx.Response:  # noqa: PLR0911 - one for each kind of endpoint
         match request.method, request.url.path.strip("/").split("/"):
             case "POST", ["v2", "models", name, *_, "infer"]:
                 return self._infer(name, json.loads(request.content))
             case "POST", ["v1", "audio", kind]:
                 return self._listen(kind, request.content.decode())
+            case "POST", ["inference", _]:
+                return self._look(request)
             case "POST", ["v1", kind, *_]:
                 answers = {"chat": self._chat, "embeddings": self._embed, "rerank": self._rerank}
                 return answers[kind](json.loads(request.content))
@@ -354,6 +370,28 @@ class FakeServer:
         found = self.engine.transcribe(fields["model"], audio, timestamps=timestamps, translate=translate, **options)
         spans = [{"start": span.start_s, "end": span.end_s, "text": span.text} for span in found.segments]
         return httpx.Response(200, json={"text": found.text.strip(), **({"segments": spans} if timestamps else {})})
+
+    def _look(self, request: httpx.Request) -> httpx.Response:
+        mark = b"\r\n--" + request.headers["content-type"].partition("boundary=")[2].encode()
+        parts = [part.partition(b"\r\n\r\n") for part in (b"\r\n" + request.content).split(mark)[1:-1]]
+        named = [(head.partition(b'name="')[2].partition(b'"')[0].decode(), data) for head, _, data in parts]
+        fields: dict[str, Any] = {name: data.decode() for name, data in named if name != "file"}
+        tasks = [task for task in fields.pop("tasks").split(",") if task]
+        fields |= {name: int(fields[name]) for name in ("top_k", "max_tokens") if name in fields}
+        fields |= {name: float(fields[name]) for name in ("threshold",) if name in fields}
+        images = [data for name, data in named if name == "file"]
+        found = self.engine.analyze_images(images, tasks=tasks, **fields)
+        results = [
+            {
+                "labels": [{"label": one.name, "score": one.score} for one in image.labels or ()],
+                "objects": [{"label": one.label, "score": one.score, "box": one.box} for one in image.objects or ()],
+                "description": image.description,
+                "embedding": None if image.embedding is None else image.embedding.tolist(),
+            }
+            for image in found.images
+        ]
+        models = {one.task: {"model": one.served.ref.name, "version": "1", "latency_ms": 1} for one in found.reports}
+        return httpx.Response(200, json={"results": results, "models": models, "latency_ms": 1})
 
     def _chat(self, body: Any) -> httpx.Response:
         known = {"model", "messages", "stream", "stream_options"}

@@ -11,7 +11,18 @@ import httpx
 import msgspec
 import pytest
 
-from inference_engine.adapters.cli.client import Client, Scores, Segment, Transcript, Vectors
+from inference_engine.adapters.cli.client import (
+    Client,
+    Scores,
+    Seen,
+    SeenBy,
+    SeenImage,
+    SeenLabel,
+    SeenObject,
+    Segment,
+    Transcript,
+    Vectors,
+)
 from inference_engine.adapters.cli.http_client import HttpClient
 from inference_engine.adapters.cli.local_client import LocalClient
 from inference_engine.domain.errors import (
@@ -90,6 +101,18 @@ def test_speech_is_written_down(client: Client, engine: FakeEngine) -> None:
         (b"RIFF", {"timestamps": True, "translate": False, "language": "en", "prompt": "numbers"}),
         (b"RIFF", {"timestamps": False, "translate": True}),
     ]
+
+
+def test_images_are_analysed(client: Client, engine: FakeEngine) -> None:
+    options = {"model": "guide", "top_k": 2, "threshold": 0.5, "prompt": "So?", "max_tokens": 9}
+    found = client.analyze_images([b"one\r\n", b"empty"], ["classify", "detect"], **options)
+    cat = SeenImage([SeenLabel("cat", 0.75)], [SeenObject("cat", 0.5, (1, 2, 30, 40))])
+    assert found == Seen([cat, SeenImage([], [], "Nothing\x1b[2J\nhere.", [1, 2])], {"classify": SeenBy("guide", "1")})
+    assert engine.heard == [(b"one\r\nempty", {"tasks": ["classify", "detect"], **options})]
+    client.analyze_images([b"one"], [])
+    assert engine.heard[1] == (b"one", {"tasks": []})
+    with pytest.raises(UnsupportedTask):
+        client.analyze_images([b"one"], [], model="iris")
 
 
 def test_a_conversation_is_streamed_and_counted(client: Client, engine: FakeEngine) -> None:

@@ -142,6 +142,40 @@ def test_images_need_a_model_that_takes_bytes(call: Any, tmp_path: Path) -> None
         assert words in " ".join(result.err.split())
 
 
+def test_analyze(call: Any, tmp_path: Path, composition: FakeComposition) -> None:
+    one, empty = tmp_path / "one.png", tmp_path / "empty.png"
+    one.write_bytes(b"one")
+    empty.write_bytes(b"empty")
+    result = call("analyze", str(one), str(empty), "--task", "classify", "--task", "detect", "--top-k", "3")
+    assert [line.split() for line in result.out.splitlines()] == [
+        ["FILE", "TASK", "FOUND", "SCORE", "BOX"],
+        [str(one), "classify", "cat", "0.750"],
+        [str(one), "detect", "cat", "0.500", "1", "2", "30", "40"],
+        [str(empty), "detect", "nothing"],
+        [str(empty), "describe", "Nothing[2J", "here."],
+        [str(empty), "embed", "2", "values"],
+    ]
+    assert "classify by guide:1" in result.err
+    assert composition.fake.heard[0][1] == {"tasks": ["classify", "detect"], "top_k": 3}
+    answer = call("analyze", str(one), "--json").json
+    assert answer["models"] == {"classify": {"model": "guide", "version": "1"}}
+    assert answer["results"] == [
+        {
+            "file": str(one),
+            "labels": [{"label": "cat", "score": 0.75}],
+            "objects": [{"label": "cat", "score": 0.5, "box": [1, 2, 30, 40]}],
+        }
+    ]
+    for argv, words in (
+        ((), "Missing argument 'FILE...'"),
+        ((str(tmp_path / "no.png"),), "cannot be read"),
+        ((str(one), "--task", "paint"), "'paint' is not one of"),
+    ):
+        result = call("analyze", *argv)
+        assert result.code == 2
+        assert words in " ".join(result.err.split())
+
+
 def test_an_error_of_the_engine_is_one_line_or_one_object(call: Any) -> None:
     result = call("show", "gide", "--quiet")
     assert (result.code, result.out) == (1, "")

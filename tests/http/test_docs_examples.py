@@ -10,6 +10,9 @@ import httpx
 import pytest
 
 from inference_engine.adapters.http.anthropic.wire import BLOCKS, MessagesRequest
+from inference_engine.adapters.http.inference_api import wire_texts as inference
+from inference_engine.adapters.http.inference_api.wire_batches import Envelope
+from inference_engine.adapters.http.inference_api.wire_images import ImageRequest
 from inference_engine.adapters.http.ollama import wire as ollama
 from inference_engine.adapters.http.openai.batch_lines import Line
 from inference_engine.adapters.http.openai.batches import BATCHED, BatchRequest
@@ -40,7 +43,7 @@ async def manual() -> AsyncIterator[World]:
     """A server with the models that the manual speaks of."""
     world = World()
     add_image_models(world)
-    world.repository.models += [manifest("guide"), manifest("iris", signature=IRIS)]
+    world.repository.models += [manifest("guide", task="text-generation"), manifest("iris", signature=IRIS)]
     world.repository.models += [manifest("embedder")]
     world.executors.executors |= {
         "guide:1": FakeExecutor(kinds=("chat", "complete")),
@@ -87,6 +90,13 @@ def test_every_field_of_a_response_is_in_the_manual() -> None:
         assert f"`{field}`" in page or f'"{field}"' in page or f"{field}=" in page, f"{field} is not mentioned"
     for name in (*RESPONSE_REFUSED, *ITEMS, *PURPOSES, *BATCHED):
         assert name in page, f"openai-stateful.md does not mention {name}"
+
+
+def test_every_field_of_the_inference_routes_is_in_the_manual() -> None:
+    page = (API / "inference.md").read_text()
+    for kind in (inference.TextRequest, inference.MultimodalRequest, inference.Parameters, ImageRequest, Envelope):
+        for field in kind.__struct_fields__:
+            assert f"`{field}`" in page or f'"{field}"' in page, f"inference.md does not mention {field}"
 
 
 def test_every_datatype_is_in_the_manual() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from inference_engine.adapters.cli.analyze import analyze
 from inference_engine.adapters.cli.auto import auto
 from inference_engine.adapters.cli.batch import batch
 from inference_engine.adapters.cli.build_llama import build_llama
@@ -133,6 +134,7 @@ def version(session: Session) -> None:
 for _command in (
     run,
     predict,
+    analyze,
     embed,
     rerank,
     transcribe,

@@ -12,6 +12,7 @@ import msgspec
 
 if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
     from inference_engine.core.settings import Origins, Settings
+    from inference_engine.domain.analysis import ImageAnalysis
     from inference_engine.domain.answers import Answer
     from inference_engine.domain.choices import ChoiceStore
     from inference_engine.domain.hardware import Hardware
@@ -99,6 +100,8 @@ class Engine(Protocol):
     def rerank(self, target: str, query: str, documents: Sequence[str]) -> Ranking: ...
 
     def transcribe(self, target: str, audio: Any, **options: Any) -> Answer: ...
+
+    def analyze_images(self, images: Any, **options: Any) -> ImageAnalysis: ...
 
 
 class NativeLibrary(Protocol):
@@ -218,6 +221,40 @@ class Transcript(msgspec.Struct, frozen=True):
     segments: list[Segment]
 
 
+class SeenLabel(msgspec.Struct, frozen=True):
+    label: str
+    score: float
+
+
+class SeenObject(msgspec.Struct, frozen=True):
+    """`box` is x0, y0, x1, y1 in pixels of the upright image."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class SeenImage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was found in one image; None is what was not asked."""
+
+    labels: list[SeenLabel] | None = None
+    objects: list[SeenObject] | None = None
+    description: str | None = None
+    embedding: list[float] | None = None
+
+
+class SeenBy(msgspec.Struct, frozen=True):
+    model: str
+    version: str
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What was found in each image, and by which model for each task."""
+
+    results: list[SeenImage]
+    models: dict[str, SeenBy]
+
+
 class Client(Protocol):
     """Models in this process or on a server. All methods block and raise `EngineError`."""
 
@@ -260,3 +297,6 @@ class Client(Protocol):
 
     def transcribe(self, target: str, audio: bytes, *, timestamps: bool, translate: bool, **options: str) -> Transcript:
         """`options` are `language` and `prompt`."""
+
+    def analyze_images(self, images: Sequence[bytes], tasks: Sequence[str], **options: Any) -> Seen:
+        """`options` are `model`, `top_k`, `threshold`, `prompt` and `max_tokens`, where they were given."""

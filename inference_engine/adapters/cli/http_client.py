@@ -17,6 +17,7 @@ from inference_engine.adapters.cli.client import (
     NewModel,
     Output,
     Scores,
+    Seen,
     Segment,
     Step,
     Transcript,
@@ -262,6 +263,12 @@ class HttpClient:
         found = self._read(response, path, _Spoken)
         return Transcript(found.text, [Segment(item.start, item.end, item.text.strip()) for item in found.segments])
 
+    def analyze_images(self, images: Sequence[bytes], tasks: Sequence[str], **options: Any) -> Seen:
+        path = "/inference/image"
+        fields = {"tasks": ",".join(tasks), **{name: str(value) for name, value in options.items()}}
+        files = [("file", ("image", image)) for image in images]
+        return self._read(self.send(self._http.build_request("POST", path, data=fields, files=files)), path, Seen)
+
     def send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         """Send a request; a status that tells of a failure becomes an `EngineError`."""
         try:
@@ -372,7 +379,9 @@ def _failure(response: httpx.Response) -> EngineError:
         return Unauthenticated("the server wants an API key: set INFERENCE_ENGINE_API_KEY or give --api-key")
     if isinstance(error, dict):
         return error_from_code(
-            str(error.get("code") or ""), str(error.get("message") or error), param=error.get("param")
+            str(error.get("code") or ""),
+            str(error.get("message") or error),
+            param=error.get("param") or error.get("field"),
         )
     return error_from_code("model_not_found" if response.status_code == httpx.codes.NOT_FOUND else "", str(error))
 

@@ -15,6 +15,11 @@ from inference_engine.adapters.cli.client import (
     NewModel,
     Output,
     Scores,
+    Seen,
+    SeenBy,
+    SeenImage,
+    SeenLabel,
+    SeenObject,
     Segment,
     Step,
     TextStream,
@@ -23,6 +28,7 @@ from inference_engine.adapters.cli.client import (
 )
 
 if TYPE_CHECKING:
+    from inference_engine.domain.analysis import Findings
     from inference_engine.domain.model import Manifest
     from inference_engine.domain.ports import ModelRepository
 
@@ -98,6 +104,22 @@ class LocalClient:
         found = self._engine.transcribe(target, audio, timestamps=timestamps, translate=translate, **options)
         segments = [Segment(segment.start_s, segment.end_s, segment.text.strip()) for segment in found.segments]
         return Transcript(found.text.strip(), segments)
+
+    def analyze_images(self, images: Sequence[bytes], tasks: Sequence[str], **options: Any) -> Seen:
+        found = self._engine.analyze_images(images, tasks=tasks, **options)
+        models: dict[str, SeenBy] = {
+            report.task: SeenBy(report.served.ref.name, report.served.ref.version) for report in found.reports
+        }
+        return Seen([_seen(findings) for findings in found.images], models)
+
+
+def _seen(found: Findings) -> SeenImage:
+    return SeenImage(
+        None if found.labels is None else [SeenLabel(one.name, one.score) for one in found.labels],
+        None if found.objects is None else [SeenObject(one.label, one.score, one.box) for one in found.objects],
+        found.description,
+        None if found.embedding is None else found.embedding.tolist(),
+    )
 
 
 def _step(progress: msgspec.Struct) -> Step:

@@ -47,13 +47,14 @@ def create_app(
     use. Opening and closing the services is the caller's.
     """
     calls = Calls(clock, settings.request_timeout_s)
+    items = inference_api.BatchLimits(settings.inference_batch_max_items, settings.inference_batch_concurrency)
     regions = Regions(settings.http_shared_memory, "http_shared_memory")
     dialects = (
         openai.dialect(models, inference, calls, settings.default_model, version, stateful),
         anthropic.dialect(models, inference, calls, settings.default_model),
         v2.dialect(models, inference, health, calls, version, regions),
         admin.dialect(models, inference.reuse, system),
-        inference_api.dialect(analysis, calls),
+        inference_api.dialect(analysis, inference, calls, items, clock),
         ollama.dialect(models, inference, store, facts, calls, version, clock),
         operations(health, exposition, Console(console_dist, settings.root_path), settings.api_docs),
     )

@@ -21,7 +21,7 @@ def served_for(models: ModelService, tasks: Sequence[str]) -> str | None:
     for route in models.routes():
         manifest = models.stored(route.target).manifest
         if manifest.task in tasks:
-            failed = models.status(route.target).state == "failed"
+            failed = models.state(route.target) == "failed"
             found.append((failed, BUILT_IN in manifest.tags, tasks.index(manifest.task), route.name))
     return min(found)[3] if found else None
 
@@ -34,9 +34,10 @@ def needed_for(models: ModelService, tasks: Sequence[str], field: str) -> str:
     """
     found = served_for(models, tasks)
     if found is None:
+        other = ", or name a model of yours" if field == "model" else ""
         raise ModelNotFound(
-            f"no model for {tasks[0]} is served: put one into the models folder whose model.yaml says "
-            f"task: {tasks[0]}, or name a model of yours in {field}",
+            f"no model for {tasks[0]} is served: put one whose model.yaml says task: {tasks[0]} into a models folder"
+            + other,
             param=field,
         )
     return found

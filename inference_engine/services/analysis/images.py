@@ -6,8 +6,9 @@ images of all requests share batches. Decodes nothing: that is the models' busin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import aclosing
+import math
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -23,17 +24,18 @@ from inference_engine.domain.analysis import (
     ImageTask,
     TaskReport,
 )
-from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import InvalidRequest, UnsupportedTask
-from inference_engine.domain.images import MAX_BYTES, MAX_PIXELS, checked_head
+from inference_engine.domain.images import MAX_BYTES, MAX_PIXELS, ImageHead, checked_head
 from inference_engine.domain.requests import Call, Chat, ImagePart, Message, Predict, Sampling, TextPart
 from inference_engine.domain.results import Served, Usage
+from inference_engine.services.analysis.answering import whole
 from inference_engine.services.analysis.choosing import needed_for, served_for
 from inference_engine.services.analysis.outputs import image_input, labels_of, objects_of, vector_of
 from inference_engine.services.analysis.together import together
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 
+_FIELDS = frozenset(AnalyzeImages.__struct_fields__)
 _UNASKED: tuple[ImageTask, ...] = ("classify", "detect")
 
 
@@ -79,18 +81,18 @@ class ImageAnalyzer:
                 model cannot do it. Unavailable; DeadlineExceeded; ModelError.
         """
         started = self._clock()
-        self.check(request)
+        heads = self.check(request)
         targets = await self.targets(request)
         done = await together([self._all(task, target, request, call) for task, target in targets.items()])
         findings = [
-            msgspec.structs.replace(Findings(), **{k: v for found in row for k, v in _said(found.findings).items()})
-            for row in zip(*(found for found, _ in done), strict=True)
+            _merged(head, [one.findings for one in row])
+            for head, row in zip(heads, zip(*(found for found, _ in done), strict=True), strict=True)
         ]
         reports = [_report(task, found, seconds) for task, (found, seconds) in zip(targets, done, strict=True)]
         return ImageAnalysis(tuple(findings), tuple(reports), self._clock() - started)
 
-    def check(self, request: AnalyzeImages) -> None:
-        """Refuse what can be refused without a model. Raises `InvalidRequest`."""
+    def check(self, request: AnalyzeImages) -> list[ImageHead]:
+        """Refuse what can be refused without a model, and give the images' headers. Raises `InvalidRequest`."""
         limits = self.limits
         if not request.images:
             raise InvalidRequest("images is empty: send at least one image", param="images")
@@ -101,18 +103,20 @@ class ImageAnalyzer:
             )
         if request.top_k is not None and not 1 <= request.top_k <= MAX_TOP_K:
             raise InvalidRequest(f"top_k is {request.top_k}, it must lie between 1 and {MAX_TOP_K}", param="top_k")
-        if not 0 <= request.threshold <= 1:
-            raise InvalidRequest(f"threshold is {request.threshold:g}, it must lie between 0 and 1", param="threshold")
+        if request.threshold is not None and not math.isfinite(request.threshold):
+            raise InvalidRequest("threshold must be a finite number", param="threshold")
         if request.model is not None and request.models:
             raise InvalidRequest("give either model, for all tasks, or models, by task", param="models")
-        for index, image in enumerate(request.images):
+        return [
             checked_head(image.data, f"images[{index}]", limits.max_bytes, limits.max_pixels)
+            for index, image in enumerate(request.images)
+        ]
 
     async def targets(self, request: AnalyzeImages) -> dict[ImageTask, str]:
         """The model for each task that is to be done. Raises `ModelNotFound`, `UnsupportedTask`, `InvalidRequest`."""
         if request.model is not None:
-            can = await self._can(request.model)
-            return dict.fromkeys(_in_order(request.tasks or can), request.model)
+            wanted = request.tasks or await self._can(request.model)
+            return dict.fromkeys(_in_order(wanted), request.model)
         tasks = request.tasks or tuple(request.models)
         if not tasks:
             found = {task: served_for(self._models, MODEL_TASKS[task]) for task in _UNASKED}
@@ -168,7 +172,9 @@ class ImageAnalyzer:
         except UnsupportedTask:
             raise
         except InvalidRequest as error:
-            raise InvalidRequest(f"images[{index}]: {error.message}", param=f"images[{index}]") from error
+            if error.param in _FIELDS:
+                raise
+            raise type(error)(f"images[{index}]: {error.message}", param=f"images[{index}]") from error
 
     async def look(
         self,
@@ -178,7 +184,7 @@ class ImageAnalyzer:
         call: Call,
         *,
         top_k: int | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         prompt: str = DEFAULT_PROMPT,
         max_tokens: int | None = None,
     ) -> Found:
@@ -225,10 +231,7 @@ class ImageAnalyzer:
         started = self._clock()
         chat = Chat((Message("user", (image, TextPart(prompt))),), Sampling(max_tokens=max_tokens))
         generation = await self._inference.generate(target, chat, call)
-        answer = Answer()
-        async with aclosing(generation.deltas) as deltas:
-            async for delta in deltas:
-                answer.add(delta)
+        answer = await whole(generation)
         seconds = self._clock() - started
         return Found(Findings(description=answer.text), generation.served, 0.0, seconds, answer.usage)
 
@@ -237,8 +240,12 @@ def _in_order(tasks: tuple[ImageTask, ...]) -> list[ImageTask]:
     return [task for task in IMAGE_TASKS if task in tasks]
 
 
-def _said(findings: Findings) -> Mapping[str, object]:
-    return {name: value for name, value in msgspec.structs.asdict(findings).items() if value is not None}
+def _merged(head: ImageHead, findings: list[Findings]) -> Findings:
+    """What several tasks found in one image."""
+    values: dict[str, Any] = {"width": head.width, "height": head.height}
+    for one in findings:
+        values |= {name: value for name, value in msgspec.structs.asdict(one).items() if value is not None}
+    return Findings(**values)
 
 
 def _report(task: ImageTask, found: list[Found], seconds: float) -> TaskReport:

@@ -39,7 +39,7 @@ def image_input(ref: ModelRef, signature: Signature | None) -> str:
 
 
 def labels_of(
-    ref: ModelRef, outputs: Tensors, signature: Signature | None, top_k: int | None, threshold: float
+    ref: ModelRef, outputs: Tensors, signature: Signature | None, top_k: int | None, threshold: float | None
 ) -> tuple[Label, ...]:
     """The best labels of an image, best first. Scores are the model's own: probabilities after the step softmax.
 
@@ -53,7 +53,7 @@ def labels_of(
     else:
         found = _numbered(ref, rows, signature)
     found.sort(key=lambda label: label.score, reverse=True)
-    return tuple([label for label in found if label.score >= threshold][: top_k or DEFAULT_LABELS])
+    return tuple([label for label in found if _enough(label.score, threshold)][: top_k or DEFAULT_LABELS])
 
 
 def _numbered(ref: ModelRef, rows: Mapping[str, Array], signature: Signature | None) -> list[Label]:
@@ -74,7 +74,7 @@ def _numbered(ref: ModelRef, rows: Mapping[str, Array], signature: Signature | N
     ]
 
 
-def objects_of(ref: ModelRef, outputs: Tensors, top_k: int | None, threshold: float) -> tuple[Detection, ...]:
+def objects_of(ref: ModelRef, outputs: Tensors, top_k: int | None, threshold: float | None) -> tuple[Detection, ...]:
     """The objects in an image, best first, without the places that hold none.
 
     Raises:
@@ -97,7 +97,7 @@ def objects_of(ref: ModelRef, outputs: Tensors, top_k: int | None, threshold: fl
     found = [
         Detection(_text(name), score, _box(box))
         for box, score, name in zip(boxes, _numbers(scores), classes.tolist(), strict=True)
-        if score >= threshold and name not in (b"", "", _NO_CLASS)
+        if _enough(score, threshold) and name not in (b"", "", _NO_CLASS)
     ]
     found.sort(key=lambda detection: detection.score, reverse=True)
     return tuple(found[:top_k])
@@ -142,6 +142,10 @@ def _given(rows: Mapping[str, Array]) -> str:
 
 def _text(name: Any) -> str:
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
+def _enough(score: float, threshold: float | None) -> bool:
+    return threshold is None or score >= threshold
 
 
 def _numbers(row: Array) -> list[float]:

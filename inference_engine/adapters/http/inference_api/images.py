@@ -12,31 +12,36 @@ from inference_engine.adapters.http.decoding import convert, decode
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.forms import Form, form_of
 from inference_engine.adapters.http.inference_api import wire_images as wire
-from inference_engine.adapters.http.inference_api.bodies import is_form
+from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields, words
 from inference_engine.adapters.http.inference_api.wire import Report, ms, token_usage
 from inference_engine.adapters.http.media import inline
-from inference_engine.domain.analysis import AnalyzeImages, Findings, ImageAnalysis, TaskReport
+from inference_engine.domain.analysis import IMAGE_TASKS, AnalyzeImages, Findings, ImageAnalysis, TaskReport
 from inference_engine.domain.errors import InvalidRequest, UnknownField
-from inference_engine.domain.requests import ImagePart
+from inference_engine.domain.requests import Call, ImagePart
 from inference_engine.services.analysis.images import ImageAnalyzer
 
 _DECODER = msgspec.json.Decoder(wire.ImageRequest)
 _ENCODER = msgspec.json.Encoder()
 _FILE = "file"
+WORDS = {"tasks": IMAGE_TASKS}
 
 
 class Images:
-    """The endpoint."""
+    """The endpoint, and the items of batches that are images."""
 
     def __init__(self, analyzer: ImageAnalyzer, calls: Calls) -> None:
         self._analyzer = analyzer
         self._calls = calls
 
+    async def item(self, body: wire.ImageRequest, call: Call) -> wire.ImageAnswer:
+        """The answer to one item of a batch. Raises `EngineError`."""
+        return answer_of(await self._analyzer.analyze(of_json(body), call))
+
     async def analyze(self, exchange: Exchange) -> None:
-        if is_form(exchange):
-            request = of_form(await form_of(exchange))
-        else:
-            request = of_json(decode(_DECODER, await exchange.body()))
+        form = is_form(exchange)
+        body = await (form_of(exchange) if form else exchange.body())
+        with words(**WORDS):
+            request = of_form(body) if isinstance(body, Form) else of_json(decode(_DECODER, body))
         call = self._calls.of(exchange)
         exchange.cancel_when_gone()
         found = await self._analyzer.analyze(request, call)
@@ -57,9 +62,7 @@ def of_json(body: wire.ImageRequest) -> AnalyzeImages:
 
 def of_form(form: Form) -> AnalyzeImages:
     """Raises `InvalidRequest`, `UnknownField`."""
-    for name in form.files:
-        if name != _FILE:
-            raise UnknownField(f"{name[:80]} is not a file that is taken here: upload images as file", param=name[:80])
+    check_files(form, (_FILE,))
     if not form.files:
         raise InvalidRequest("file is missing: upload images as files of the form, each called file", param=_FILE)
     options = convert(_values(form), wire.ImageOptions, "", strict=False)
@@ -67,18 +70,10 @@ def of_form(form: Form) -> AnalyzeImages:
 
 
 def _values(form: Form) -> dict[str, Any]:
-    """The text fields; a field that came several times must be a list."""
-    values: dict[str, Any] = {}
-    for name, found in form.fields.items():
-        if name == "tasks":
-            values[name] = [word.strip() for text in found for word in text.split(",") if word.strip()]
-        elif name == "models":
-            raise UnknownField("models cannot stand in a form: name one model, or send JSON", param="models")
-        elif len(found) > 1:
-            raise InvalidRequest(f"{name[:80]} came several times: send it once", param=name[:80])
-        else:
-            values[name] = found[0]
-    return values
+    if "models" in form.fields:
+        raise UnknownField("models cannot stand in a form: name one model, or send JSON", param="models")
+    tasks = [word.strip() for text in form.fields.pop("tasks", ()) for word in text.split(",") if word.strip()]
+    return {**single_fields(form), "tasks": tasks}
 
 
 def _request(options: wire.ImageOptions, images: tuple[ImagePart, ...]) -> AnalyzeImages:
@@ -105,6 +100,8 @@ def answer_of(found: ImageAnalysis) -> wire.ImageAnswer:
 
 def _result(found: Findings) -> wire.ImageResult:
     made = wire.ImageResult()
+    if found.width is not None and found.height is not None:
+        made.width, made.height = found.width, found.height
     if found.labels is not None:
         made.labels = [wire.LabelScore(label.name, label.score) for label in found.labels]
     if found.objects is not None:

@@ -11,7 +11,6 @@ from inference_engine.adapters.http.inference_api.wire import Report
 from inference_engine.domain.analysis import DEFAULT_PROMPT, MAX_TOP_K, ImageTask
 
 TopK = Annotated[int, Meta(ge=1, le=MAX_TOP_K)]
-Share = Annotated[float, Meta(ge=0, le=1)]
 Tokens = Annotated[int, Meta(ge=1)]
 
 
@@ -22,7 +21,7 @@ class ImageOptions(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     model: str | None = None
     models: dict[ImageTask, str] = {}
     top_k: TopK | None = None
-    threshold: Share = 0.0
+    threshold: float | None = None
     prompt: str = DEFAULT_PROMPT
     max_tokens: Tokens | None = None
 
@@ -54,8 +53,10 @@ class Object(msgspec.Struct):
 
 
 class ImageResult(msgspec.Struct, omit_defaults=True):
-    """What was found in one image; what was not asked is not there."""
+    """What was found in one image, of `width` x `height` pixels when upright; what was not asked is not there."""
 
+    width: int | UnsetType = UNSET
+    height: int | UnsetType = UNSET
     labels: list[LabelScore] | UnsetType = UNSET
     objects: list[Object] | UnsetType = UNSET
     description: str | UnsetType = UNSET
