@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import echo, latency, llm, mlp, report, serving, start
+from benchmarks import echo, ensemble, latency, llm, mlp, report, serving, start
 from benchmarks.compare import Result
 from benchmarks.plan import Plan
 from benchmarks.processes import BenchmarkError
@@ -21,6 +21,7 @@ _BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "echo": echo.measure,
     "latency": latency.measure,
     "mlp": mlp.measure,
+    "ensemble": ensemble.measure,
     "llm": llm.measure,
     "serving": serving.measure,
 }

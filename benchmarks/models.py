@@ -7,16 +7,33 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from PIL import Image
 
 from tests.fixtures.python_models import python_model
 from tests.fixtures.tiny_gguf import BENCHMARK_335M, tiny_gguf
-from tests.fixtures.tiny_onnx import mlp_onnx
+from tests.fixtures.tiny_onnx import cnn_onnx, mlp_onnx
 
 MLP_INPUTS = 256
 TINY_INPUTS = 16
 ECHO_INPUTS = 16
+VISION_SIZE = 224
+VISION_MEAN = (0.485, 0.456, 0.406)
+VISION_STD = (0.229, 0.224, 0.225)
+_VISION_CLASSES = 1000
 _TINY_HIDDEN = 16
+_EYE = """
+name: eye
+version: "1"
+runtime: ensemble
+ensemble:
+  stages:
+    - {model: prepare, inputs: {image: image}, outputs: {image: pixels}}
+    - {model: cnn, inputs: {pixels: pixels}, outputs: {logits: logits}}
+    - {model: labels, inputs: {logits: logits}, outputs: {labels: labels, scores: scores}}
+execution: {preload: true, pin: true}
+"""
 _ECHO = f"""
 class Model:
     inputs = [{{"name": "x", "dtype": "float32", "shape": [-1, {ECHO_INPUTS}]}}]
@@ -43,6 +60,35 @@ def add_mlp(root: Path, name: str, executor: str, *, tiny: bool = False) -> Path
         mlp_onnx(file, inputs=MLP_INPUTS)
     _manifest(file.parent, "onnx", file.name, executor=executor, threads=1)
     return file
+
+
+def add_vision(folder: Path, executor: str, instances: int) -> None:
+    """`folder/models` with the ensemble `eye` of `prepare`, `cnn` and `labels`, and `folder/image.jpg` of 640 x 480.
+
+    The CNN has about 97 MFLOP for each image and random weights; `instances` are those of `prepare` and `cnn`. Their
+    batches are small, as neither gains by larger ones: so both instances share what waits.
+    """
+    models = folder / "models"
+    homes = {name: models / name / "1" for name in ("prepare", "cnn", "labels", "eye")}
+    for home in homes.values():
+        home.mkdir(parents=True)
+    work: dict[str, Any] = {"executor": executor, "instances": instances, "threads": 1}
+    cnn_onnx(homes["cnn"] / "model.onnx", size=VISION_SIZE, classes=_VISION_CLASSES)
+    _manifest(homes["cnn"], "onnx", "model.onnx", max_batch_size=2, **work)
+    image = {"name": "image", "dtype": "float32", "shape": [-1, 3, VISION_SIZE, VISION_SIZE]}
+    steps = [
+        {"use": "image.decode"},
+        {"use": "image.resize", "width": VISION_SIZE, "height": VISION_SIZE},
+        {"use": "image.normalize", "mean": list(VISION_MEAN), "std": list(VISION_STD)},
+    ]
+    _steps(homes["prepare"], image, {"preprocess": steps}, max_batch_size=1, **work)
+    (homes["labels"] / "labels.txt").write_text("".join(f"class-{index}\n" for index in range(_VISION_CLASSES)))
+    logits = {"name": "logits", "dtype": "float32", "shape": [-1, _VISION_CLASSES]}
+    best = [{"use": "softmax"}, {"use": "top_k", "k": 5, "labels": "labels.txt"}]
+    _steps(homes["labels"], logits, {"postprocess": best}, executor="thread")
+    (homes["eye"] / "model.yaml").write_text(_EYE)
+    noise = np.random.default_rng(0).integers(0, 256, (15, 20, 3), np.uint8)
+    Image.fromarray(noise).resize((640, 480), Image.Resampling.BICUBIC).save(folder / "image.jpg", quality=90)
 
 
 def llm_root(context: int, parallel: int, n_batch: int, threads: int) -> tuple[Path, Path]:
@@ -83,6 +129,19 @@ def _large_llm() -> tuple[Path, Path]:
         finally:
             draft.unlink(missing_ok=True)
     return root, file
+
+
+def _steps(folder: Path, tensor: dict[str, Any], pipeline: dict[str, Any], **execution: Any) -> None:
+    """A model of steps alone."""
+    text = {
+        "name": folder.parent.name,
+        "version": folder.name,
+        "runtime": "identity",
+        "options": {"tensors": [tensor]},
+        "pipeline": pipeline,
+        "execution": execution,
+    }
+    (folder / "model.yaml").write_text(yaml.safe_dump(text))
 
 
 def _manifest(

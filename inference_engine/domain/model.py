@@ -192,17 +192,39 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adapter: str | None = None
 
 
+class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of an ensemble. `model` is a target: `name` goes by its route, `name:version` is exact.
+
+    Tensors are handed on in a pool of names. `inputs` says for each tensor the model takes which name of the pool it
+    is; `outputs` gives those of its tensors that are wanted their names in the pool.
+    """
+
+    model: str
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+
+
+class EnsembleSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Models that are served as one. What no stage makes are the ensemble's inputs."""
+
+    stages: tuple[Stage, ...]
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`model.yaml`: everything the engine knows of a model before it is loaded."""
+    """`model.yaml`: everything the engine knows of a model before it is loaded.
+
+    `artifact` is empty where there is no file: an `ensemble`, or the runtime `identity`.
+    """
 
     name: str
     version: str
     runtime: str
-    artifact: str
+    artifact: str = ""
     task: str = ""
     description: str = ""
     signature: Signature | None = None
     pipeline: PipelineSpec = PipelineSpec()
+    ensemble: EnsembleSpec | None = None
     execution: Execution = Execution()
     options: dict[str, Any] = {}
     conversation: Conversation = Conversation()

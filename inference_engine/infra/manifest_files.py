@@ -17,9 +17,11 @@ from inference_engine.core.yaml_source import (
     split_problem,
     suggestion,
 )
+from inference_engine.domain.ensembles import ENSEMBLE, EnsembleProblem, graph_of
 from inference_engine.domain.errors import InvalidManifest, InvalidRequest
 from inference_engine.domain.model import (
     Conversation,
+    EnsembleSpec,
     Execution,
     InstanceGroup,
     Manifest,
@@ -28,6 +30,7 @@ from inference_engine.domain.model import (
     Sequences,
     SequenceState,
     Signature,
+    Stage,
     TensorSpec,
     Turn,
     Warmup,
@@ -47,6 +50,8 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "inputs": TensorSpec,
     "outputs": TensorSpec,
     "pipeline": PipelineSpec,
+    "ensemble": EnsembleSpec,
+    "stages": Stage,
     "conversation": Conversation,
     "messages": Turn,
     "warmup": Warmup,
@@ -56,6 +61,22 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "states": SequenceState,
 }
 _MAX_SEQUENCES = 4096
+_FILELESS = (ENSEMBLE, "identity")
+"""Runtimes without a file."""
+_OF_STAGES = (
+    "executor",
+    "instances",
+    "threads",
+    "device",
+    "max_delay_ms",
+    "queue_limit",
+    "memory_limit_mb",
+    "warmup",
+    "sequences",
+    "resources",
+    "resource_priority",
+)
+"""What of `execution` an ensemble has no use for: it is the business of each stage's model."""
 _LEAST: dict[str, float] = {
     "instances": 1,
     "resource_priority": 1,
@@ -92,6 +113,7 @@ def read_manifest(file: Path, name: str, version: str) -> Manifest:
     checks.conversation(manifest.conversation)
     checks.signature(manifest.signature)
     checks.pipeline(manifest.pipeline)
+    checks.ensemble(manifest)
     return manifest
 
 
@@ -164,16 +186,25 @@ class _Checks:
 
     def files(self, manifest: Manifest) -> None:
         artifact = artifact_file(manifest)
+        if manifest.runtime in _FILELESS:
+            if artifact:
+                raise self.fail(("artifact",), f"a model with runtime: {manifest.runtime} has no file: leave it out")
+        else:
+            self._artifact(artifact)
+        for name, digest in manifest.digests.items():
+            self._inside(("digests", name), name)
+            if not _DIGEST.fullmatch(digest):
+                raise self.fail(("digests", name), "must be 'sha256:' and 64 lower-case hexadecimal digits")
+
+    def _artifact(self, artifact: str) -> None:
+        if not artifact:
+            raise self.fail(("artifact",), "is missing: name the model's file or folder beside the manifest")
         self._inside(("artifact",), artifact)
         if not (self._file.parent / artifact).exists():
             there = sorted(path.name for path in self._file.parent.iterdir() if path.name != MANIFEST_NAME)
             raise self.fail(
                 ("artifact",), f"there is no {artifact!r} beside the manifest; {suggestion(artifact, there)}"
             )
-        for name, digest in manifest.digests.items():
-            self._inside(("digests", name), name)
-            if not _DIGEST.fullmatch(digest):
-                raise self.fail(("digests", name), "must be 'sha256:' and 64 lower-case hexadecimal digits")
 
     def _inside(self, keys: Keys, name: str) -> None:
         # Only the text is judged: a symbolic link was put there by the operator, a manifest may come from anyone.
@@ -254,3 +285,30 @@ class _Checks:
             for index, step in enumerate(getattr(pipeline, side)):
                 if not isinstance(step.get("use"), str):
                     raise self.fail(("pipeline", side, index), "every step says what it uses: {use: NAME, ...}")
+
+    def ensemble(self, manifest: Manifest) -> None:
+        spec = manifest.ensemble
+        if (spec is not None) != (manifest.runtime == ENSEMBLE):
+            raise self.fail(("runtime",), f"`runtime: {ENSEMBLE}` and the section `ensemble` belong together")
+        if spec is None:
+            return
+        self._no_model_of_its_own(manifest)
+        try:
+            graph_of(spec, manifest.signature)
+        except EnsembleProblem as problem:
+            raise self.fail(problem.keys, problem.text) from None
+
+    def _no_model_of_its_own(self, manifest: Manifest) -> None:
+        """What only a model with a runtime can have."""
+        if manifest.pipeline != PipelineSpec():
+            raise self.fail(("pipeline",), "an ensemble has no steps: make them a stage, with `runtime: identity`")
+        if manifest.options:
+            raise self.fail(("options",), "an ensemble has no options: give them to the models of its stages")
+        if manifest.conversation != Conversation():
+            raise self.fail(("conversation",), "an ensemble takes tensors, it does not talk: leave it out")
+        default = Execution()
+        for field in _OF_STAGES:
+            if getattr(manifest.execution, field) != getattr(default, field):
+                raise self.fail(("execution", field), "is for models: set it in the manifests of the stages")
+        if manifest.execution.cache:
+            raise self.fail(("execution", "cache"), "answers are kept by stages: set it in their manifests")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from inference_engine.domain.ensembles import ENSEMBLE
 from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import (
     Execution,
@@ -22,6 +23,7 @@ from inference_engine.domain.model import (
     check_name,
 )
 from inference_engine.infra.formats.prototext import Field, Message, PrototextError, Word, parse_prototext
+from inference_engine.infra.triton_ensembles import read_ensemble
 from inference_engine.infra.triton_sequences import DTYPES, read_sequences
 
 PBTXT_NAME = "config.pbtxt"
@@ -46,6 +48,7 @@ _KINDS = {
     "tensorflow_savedmodel": _Kind("tensorflow", "model.savedmodel"),
     "tensorflow": _Kind("tensorflow", "model.savedmodel"),
     "openvino": _Kind("openvino", "model.xml"),
+    "ensemble": _Kind(ENSEMBLE, ""),
 }
 _ELSEWHERE = frozenset(
     (
@@ -55,7 +58,6 @@ _ELSEWHERE = frozenset(
 )
 """Fields that only tune Triton, or are read apart from the others."""
 _REFUSED = {
-    "ensemble_scheduling": "ensembles are not served yet: ask for the models one after another",
     "batch_input": "inputs made from the batch are not served",
     "batch_output": "outputs cut by another input are not served",
     "model_operations": "custom operator libraries are not loaded",
@@ -190,19 +192,20 @@ class LayoutConfig:
             "response_cache": self._cache,
             "model_warmup": self._warmup,
             "model_transaction_policy": self._transactions,
+            "ensemble_scheduling": self._stages,  # after max_batch_size, which makes the signature
         }
 
     def _kind(self) -> _Kind:
         """`platform` says what a model is; with `backend` alone that says it."""
         word = self.text(self._message, "platform") or self.text(self._message, "backend")
+        if not word and self.one(self._message, "ensemble_scheduling") is not None:
+            word = ENSEMBLE
         if not word:
             files = {path.name for folder in self._version_folders() for path in folder.iterdir()}
             kinds = [kind for kind in _KINDS.values() if kind.artifact in files]
             if not kinds:
                 raise self.fail(1, "neither platform nor backend is given, and no version folder holds a known file")
             return kinds[0]
-        if word == "ensemble":
-            raise self.fail(self._line("platform"), f"platform: {_REFUSED['ensemble_scheduling']}")
         if word not in _KINDS:
             line = self._line("platform" if self.text(self._message, "platform") else "backend")
             raise self.fail(line, f"{word!r} is not served; served are: {', '.join(_KINDS)}")
@@ -238,6 +241,8 @@ class LayoutConfig:
         raise self.fail(choice.line, f"version_policy is {choice.name!r}: it may be latest, all or specific")
 
     def _manifest(self, name: str, folder: Path, kind: _Kind, execution: Execution, values: dict[str, Any]) -> Manifest:
+        if kind.runtime == ENSEMBLE:
+            return Manifest(name=name, version=folder.name, runtime=ENSEMBLE, execution=execution, **values)
         artifact = self.text(self._message, "default_model_filename") or kind.artifact
         if "/" in artifact or artifact.startswith(".") or "\\" in artifact:
             raise self.fail(self._line("default_model_filename"), f"{artifact!r} must be the name of a file")
@@ -341,6 +346,24 @@ class LayoutConfig:
             raise self.fail(line, f"label_filename {name!r} holds more than {_MAX_LABELS} labels")
         return labels
 
+    # -- ensembles -------------------------------------------------------------------------------------------------
+
+    def _stages(self, values: dict[str, Any], kind: _Kind) -> None:
+        schedulings = self.messages(self._message, "ensemble_scheduling")
+        if kind.runtime != ENSEMBLE:
+            if schedulings:
+                raise self.fail(schedulings[0].line, 'ensemble_scheduling needs platform: "ensemble"')
+            return
+        for name in ("dynamic_batching", "instance_group"):
+            if self.one(self._message, name) is not None:
+                raise self.fail(self._line(name), f"{name} is for models: an ensemble has none, give it to its steps")
+        if not schedulings:
+            raise self.fail(self._line("platform"), "an ensemble needs ensemble_scheduling { step [ ... ] }")
+        values["ensemble"] = read_ensemble(self, schedulings[-1], values.get("signature"))
+        batch = values["execution"].get("max_batch_size", 1)
+        values["execution"] = {"max_batch_size": batch}  # what only tunes Triton's own ensembles is passed over
+        values["options"] = {}
+
     # -- execution -------------------------------------------------------------------------------------------------
 
     def _batching(self, values: dict[str, Any], _: _Kind) -> None:
@@ -420,7 +443,7 @@ class LayoutConfig:
             key = self.text(entry, "key")
             texts = self.messages(entry, "value")
             text = self.text(texts[-1], "string_value") if texts else ""
-            if kind.runtime == "python":
+            if kind.runtime in ("python", ENSEMBLE):
                 values["options"][key] = text
             elif key == "intra_op_thread_count":
                 if not text.isdigit():

@@ -25,6 +25,7 @@ from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
 from inference_engine.services.checks import check_generation, check_kind, checked_rows, checked_step, kind_of
 from inference_engine.services.conversation import opened
+from inference_engine.services.ensembles import Ensemble, HeldStage, Hold, StagesAnswer
 from inference_engine.services.equality import (
     DELTAS,
     OUTPUTS,
@@ -33,7 +34,7 @@ from inference_engine.services.equality import (
     reuses_prediction,
     reuses_texts,
 )
-from inference_engine.services.models import LiveModel, ModelService
+from inference_engine.services.models import Lease, LiveModel, ModelService
 from inference_engine.services.reuse import Key, ReuseService
 from inference_engine.services.streams import interleaved
 from inference_engine.services.texts import compute_texts, shortened
@@ -86,9 +87,14 @@ class InferenceService:
             ModelNotFound; UnsupportedTask; InvalidTensor; Unavailable; DeadlineExceeded; ModelError.
         """
         served = self._models.resolve(target)
+        return await self._predicted(served, self._models.lease(served.ref), request, call)
+
+    async def _predicted(
+        self, served: Served, lease: Lease | HeldStage, request: Predict, call: Call, inner: Hold | None = None
+    ) -> Prediction:
+        """`inner` are the stages, where the model is an ensemble whose stages are held already."""
         started = in_line = self._clock()
         outcome = "cancelled"
-        lease = self._models.lease(served.ref)
         try:
             if not lease.ready:
                 await lease.make_ready()
@@ -99,7 +105,11 @@ class InferenceService:
                     outcome = "ok"
                     return prediction
                 rows = checked_rows(live, request)
-                if live.sequences is not None:
+                if live.ensemble is not None:
+                    outputs, queue_s, compute_s = await self._through_stages(
+                        live, live.ensemble, request, rows, call, inner
+                    )
+                elif live.sequences is not None:
                     outputs, queue_s, compute_s = await live.sequences.submit(
                         request.inputs,
                         checked_step(live, request, rows),
@@ -195,6 +205,25 @@ class InferenceService:
         if only is None:
             raise InferenceFailed(f"{served.ref} gave no response to this request")
         return only
+
+    async def _through_stages(
+        self, live: LiveModel, ensemble: Ensemble, request: Predict, rows: int, call: Call, inner: Hold | None
+    ) -> StagesAnswer:
+        """The answer of an ensemble: its stages' models with the deadline of the whole, then counted as one batch."""
+        hold = inner or await ensemble.hold()
+        try:
+            started = self._clock()
+            call = msgspec.structs.replace(call, deadline_s=_deadline(live, call, started))
+            outputs, queue_s, compute_s = await ensemble.answer(hold, request.inputs, call, self._of_stage)
+        finally:
+            if inner is None:
+                hold.release()
+        now = self._clock()
+        live.statistics.batch(1, rows, queue_s, max(0.0, now - started - queue_s), compute_s, 0.0, now)
+        return outputs, queue_s, compute_s
+
+    async def _of_stage(self, stage: HeldStage, request: Predict, call: Call) -> Prediction:
+        return await self._predicted(stage.served, stage, request, call, stage.inner)
 
     async def generate(self, target: str, request: Generate, call: Call) -> Generation:
         """Check and route a generation; it runs while its deltas are read.

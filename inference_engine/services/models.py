@@ -13,7 +13,14 @@ import msgspec
 
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.adapters import adapter_names
-from inference_engine.domain.errors import EngineError, InvalidManifest, ModelLoadFailed, ModelNotFound, ShuttingDown
+from inference_engine.domain.errors import (
+    EngineError,
+    InvalidManifest,
+    ModelLoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    ShuttingDown,
+)
 from inference_engine.domain.model import Manifest, ModelRef, Signature
 from inference_engine.domain.ports import (
     BrokenModel,
@@ -31,6 +38,7 @@ from inference_engine.domain.routing import Route, Router
 from inference_engine.domain.sequences import client_signature
 from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import InputCheck
+from inference_engine.services.ensembles import Ensemble
 from inference_engine.services.queues import BatchQueue
 from inference_engine.services.slots import SlotQueue
 from inference_engine.services.warmup import warm_up
@@ -86,7 +94,7 @@ class LiveModel:
     """A loaded model with its waiting lines. Held through a `Lease`."""
 
     __slots__ = (
-        *("batches", "check", "executor", "loaded", "manifest", "outputs"),
+        *("batches", "check", "ensemble", "executor", "loaded", "manifest", "outputs"),
         *("predicts", "reuses_predictions", "sequences", "signature", "slots", "statistics", "timeout_s"),
     )
 
@@ -102,6 +110,7 @@ class LiveModel:
         self.manifest = manifest
         self.loaded = loaded
         self.executor = executor
+        self.ensemble = executor if isinstance(executor, Ensemble) else None
         own = loaded.signature or manifest.signature
         sequences = manifest.execution.sequences
         self.signature = client_signature(own, sequences)
@@ -127,7 +136,7 @@ class LiveModel:
             from inference_engine.services.sequences import SequenceQueue  # few models need it: not at the start
 
             self.sequences = SequenceQueue(manifest, sequences, executor, own, telemetry, clock, self.statistics)
-        self.predicts = "predict" in loaded.kinds
+        self.predicts = "predict" in loaded.kinds or "predict_stream" not in loaded.kinds
 
     @property
     def waiting(self) -> int:
@@ -316,7 +325,7 @@ class ModelService:
 
     def state(self, ref: ModelRef) -> ModelState:
         """What `status` gives as its state, without the rest. Raises `ModelNotFound`."""
-        return _state(self._entry(ref))
+        return self._state(self._entry(ref))
 
     def statuses(self) -> list[ModelStatus]:
         return [self.status(ref) for ref in sorted(self._entries)]
@@ -335,8 +344,8 @@ class ModelService:
             version=ref.version,
             runtime=manifest.runtime,
             task=manifest.task,
-            state=_state(entry),
-            executor=manifest.execution.executor,
+            state=self._state(entry),
+            executor=manifest.execution.executor if manifest.ensemble is None else manifest.runtime,
             pid=running.pid if running else None,
             memory_bytes=running.memory_bytes if running else 0,
             size_bytes=entry.stored.size_bytes,
@@ -356,8 +365,26 @@ class ModelService:
             routes=tuple(route.name for route in self._router.routes() if route.target == ref),
             adapters=entry.live.loaded.adapters if entry.live else adapter_names(manifest),
             gauges=running.gauges if running else {},
-            details=entry.live.loaded.details if entry.live else {},
+            details=_details(entry),
         )
+
+    def own_state(self, ref: ModelRef) -> ModelState:
+        """The state of one model; of an ensemble without its stages. Raises `ModelNotFound`."""
+        return _own_state(self._entry(ref))
+
+    def ensemble(self, ref: ModelRef) -> Ensemble | None:
+        """The loaded ensemble `ref`; None if it is another model, or not loaded. Raises `ModelNotFound`."""
+        live = self._entry(ref).live
+        return live.ensemble if live else None
+
+    def _state(self, entry: _Entry) -> ModelState:
+        own = _own_state(entry)
+        return entry.live.ensemble.condition()[0] if own == "ready" and entry.live and entry.live.ensemble else own
+
+    def _stages(self) -> set[ModelRef]:
+        """The models that loaded ensembles need."""
+        live = [entry.live for entry in self._entries.values() if entry.live is not None]
+        return {ref for one in live if one.ensemble is not None for ref in one.ensemble.members}
 
     def _expires_at(self, entry: _Entry) -> datetime | None:
         """When it will be unloaded if nobody asks again; None while it is not loaded, or stays for ever."""
@@ -429,7 +456,8 @@ class ModelService:
     async def _unload_unused(self, entry: _Entry) -> None:
         async with entry.changing:
             kept = entry.live is not None and entry.live.in_sequence
-            if entry.in_flight == 0 and entry.idle_limit_s == 0 and not kept:
+            needed = entry.stored.manifest.ref in self._stages()
+            if entry.in_flight == 0 and entry.idle_limit_s == 0 and not (kept or needed):
                 await self._end(entry)
 
     async def make_ready(self, entry: _Entry) -> None:
@@ -464,7 +492,8 @@ class ModelService:
     async def _start(self, entry: _Entry) -> LiveModel:
         started, stored = self.clock(), entry.stored
         await asyncio.to_thread(self._repository.verify, stored)
-        executor = self._executors(stored)
+        spec = stored.manifest.ensemble
+        executor = self._executors(stored) if spec is None else Ensemble(self, stored.manifest, spec)
         loaded = await executor.start()
         try:
             await warm_up(stored.manifest, loaded.signature or stored.manifest.signature, executor)
@@ -485,15 +514,23 @@ class ModelService:
         if entry is not None:
             entry.used, entry.used_s = True, self.clock()
 
-    async def unload(self, ref: ModelRef) -> int:
+    async def unload(self, ref: ModelRef, *, stages: bool = False) -> int:
         """Let work in flight finish, end the executor; returns the bytes of memory that came back.
+
+        With `stages` the models of an ensemble are unloaded as well, except those that another one needs.
 
         Raises:
             ModelNotFound: there is no such model.
         """
         entry = self._entry(ref)
+        ensemble = self.ensemble(ref)
         async with entry.changing:
-            return await self._end(entry)
+            returned = await self._end(entry)
+        if stages and ensemble is not None:
+            for member in sorted(set(ensemble.members)):
+                if member in self._entries and member not in self._stages():
+                    returned += await self.unload(member, stages=True)
+        return returned
 
     @asynccontextmanager
     async def replacing(self, ref: ModelRef) -> AsyncGenerator[None]:
@@ -564,9 +601,11 @@ class ModelService:
     async def _unload_idle(self) -> None:
         while True:
             await asyncio.sleep(5)
+            needed = self._stages()
             for ref, entry in list(self._entries.items()):
                 limit = entry.idle_limit_s
-                idle = entry.live is not None and entry.in_flight == 0 and not entry.live.in_sequence
+                kept = ref in needed or (entry.live is not None and entry.live.in_sequence)
+                idle = entry.live is not None and entry.in_flight == 0 and not kept
                 if idle and limit is not None and self.clock() - entry.used_s > limit:
                     await self.unload(ref)
 
@@ -577,7 +616,7 @@ def _retrieve(task: asyncio.Task[LiveModel]) -> None:
         task.exception()
 
 
-def _state(entry: _Entry) -> ModelState:
+def _own_state(entry: _Entry) -> ModelState:
     if entry.draining:
         return "draining"
     if entry.live is not None:
@@ -592,5 +631,16 @@ def _state(entry: _Entry) -> ModelState:
 def _problem(entry: _Entry) -> Problem | None:
     if entry.failure is not None:
         return Problem(entry.failure[0].code, entry.failure[0].message)
+    if entry.live is not None and entry.live.ensemble is not None:
+        missing = entry.live.ensemble.condition()[1]
+        return Problem(ModelNotReady.code, missing) if missing else None
     error = entry.live.executor.status().error if entry.live else None
     return Problem(ModelLoadFailed.code, error) if error else None
+
+
+def _details(entry: _Entry) -> dict[str, Any]:
+    spec = entry.stored.manifest.ensemble
+    if entry.live is None:
+        return {} if spec is None else {"stages": [stage.model for stage in spec.stages]}
+    ensemble = entry.live.ensemble
+    return entry.live.loaded.details if ensemble is None else {"stages": list(map(str, ensemble.members))}

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from inference_engine.domain.model import (
+    EnsembleSpec,
+    Execution,
     InstanceGroup,
     SequenceControls,
     Sequences,
     SequenceState,
+    Stage,
     TensorSpec,
     Warmup,
 )
@@ -32,6 +35,19 @@ version_policy: { all {} }
 parameters { key: "intra_op_thread_count" value: { string_value: "3" } }
 model_warmup { name: "w" batch_size: 4 inputs { key: "x" value: { data_type: TYPE_FP32 dims: 2 zero_data: true } } }
 optimization { graph { level: 1 } }
+"""
+
+
+TENSORS = """platform: "ensemble"
+input { name: "in" data_type: TYPE_FP32 dims: 2 }
+output { name: "out" data_type: TYPE_FP32 dims: 2 }
+"""
+STEPS = """ensemble_scheduling { max_inflight_requests: 4 step [
+ { model_name: "first"
+   model_version: -1
+   input_map { key: "x" value: "in" } output_map { key: "y" value: "shared" }
+   output_map { key: "z" value: "unused" } }, { model_name: "second" model_version: 3
+   input_map { key: "x" value: "shared" } output_map { key: "y" value: "out" } } ] }
 """
 
 
@@ -97,8 +113,6 @@ def test_a_model_without_batching(tmp_path: Path) -> None:
     [
         ('name: "other"\nbackend: "onnxruntime"', "config.pbtxt:1: name is 'other'"),
         ('\nplatform: "tensorrt_plan"', "config.pbtxt:2: 'tensorrt_plan' is not served"),
-        ('platform: "ensemble"', "config.pbtxt:1: platform: ensembles"),
-        ('backend: "onnxruntime"\nensemble_scheduling { step [] }', ":2: ensemble_scheduling"),
         (
             'backend: "onnxruntime"\nsequence_batching { control_input { name: "S" control { kind: 9 } } }',
             ":2: control_input 'S': kind",
@@ -123,6 +137,25 @@ def test_a_model_without_batching(tmp_path: Path) -> None:
             'backend: "onnxruntime"\nsequence_batching { generative_sequence: true }',
             "generative_sequence is not served",
         ),
+        ('platform: "ensemble"', "config.pbtxt:1: an ensemble needs ensemble_scheduling"),
+        ('backend: "onnxruntime"\nensemble_scheduling { step [] }', ":2: ensemble_scheduling needs platform"),
+        ('platform: "ensemble"\nensemble_scheduling { step [] }', ":2: an ensemble must list its input and output"),
+        (f"{TENSORS}ensemble_scheduling {{ step [] }}", ":4: holds 0 stages"),
+        (f"{TENSORS}dynamic_batching {{ }}\n{STEPS}", ":4: dynamic_batching is for models"),
+        (
+            TENSORS + STEPS.replace('value: "shared" } output_map', 'value: "lost" } output_map'),
+            ":8: nobody makes 'lost'",
+        ),
+        (TENSORS + STEPS.replace('value: "out"', 'value: "shared"'), ":8: 'shared' is made twice"),
+        (TENSORS + STEPS.replace('value: "in"', 'value: "out"'), ":5: stages wait for each other in a circle"),
+        (
+            TENSORS.replace("output", 'input { name: "no" data_type: TYPE_BOOL }\noutput') + STEPS,
+            ":5: 'no' is no input",
+        ),
+        (TENSORS + STEPS.replace("-1", "-2"), ":6: model_version must be"),
+        (TENSORS + STEPS.replace('"first"', '"../first"'), ":5: model '../first' is not a valid name"),
+        (TENSORS + STEPS.replace("model_version", "surprise"), ":6: ensemble_scheduling.step.surprise"),
+        (TENSORS + STEPS.replace('key: "x"', ""), ":7: input_map needs a key"),
         ('backend: "onnxruntime"\nsurprise: 1', ":2: surprise is not a field"),
         ('backend: "onnxruntime"\nmax_batch_size: -1', ":2: max_batch_size must be"),
         ('backend: "onnxruntime"\ninput {\n name: "x" data_type: TYPE_BF16 dims: 1 }', ":3: input 'x': data_type is"),
@@ -281,3 +314,18 @@ def test_values(text: str, value: object) -> None:
 def test_texts_that_are_wrong(text: str) -> None:
     with pytest.raises(PrototextError):
         parse_prototext(text)
+
+
+def test_an_ensemble(tmp_path: Path) -> None:
+    tuned = 'max_batch_size: 4\nresponse_cache { enable: true }\nparameters { key: "a" value { string_value: "b" } }\n'
+    tree(tmp_path, TENSORS + tuned + STEPS, ("1",))
+    found, problems = FolderRepository([tmp_path]).scan()
+    assert not problems
+    manifest = found[0].manifest
+    assert (manifest.runtime, manifest.artifact, manifest.options) == ("ensemble", "", {})
+    assert manifest.execution == Execution(max_batch_size=4)
+    assert manifest.signature is not None
+    assert manifest.signature.inputs == (TensorSpec("in", "float32", (-1, 2)),)
+    assert manifest.ensemble == EnsembleSpec(
+        (Stage("first", {"x": "in"}, {"y": "shared"}), Stage("second:3", {"x": "shared"}, {"y": "out"}))
+    )

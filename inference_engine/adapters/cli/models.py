@@ -67,6 +67,7 @@ def _details(view: ModelView) -> list[tuple[str, str]]:
         ("description", view.description),
         ("task", view.task),
         ("runtime", view.runtime + _chosen(view.details)),
+        ("stages", ", ".join(view.details.get("stages", ()))),
         ("state", view.state + (f", process {view.pid}" if view.pid else "")),
         ("error", str((view.error or {}).get("message", ""))),
         ("files", size(view.size_bytes)),

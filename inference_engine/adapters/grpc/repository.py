@@ -11,6 +11,7 @@ from inference_engine.adapters.grpc.protocol import message
 from inference_engine.adapters.instance_groups import instance_groups
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.datatypes import DATATYPES
+from inference_engine.domain.ensembles import name_and_number
 from inference_engine.domain.errors import InvalidRequest, UnknownField
 from inference_engine.domain.model import ModelRef, TensorSpec
 from inference_engine.domain.routing import version_key
@@ -94,18 +95,25 @@ class Repository:
         manifest = self._models.stored(ref).manifest
         inputs, outputs = self._tensors(status)
         batched = status.signature is not None and status.signature.batched
+        ensemble = manifest.ensemble
         config = message("ModelConfig")(
             name=ref.name,
             platform=status.runtime,
-            backend=status.runtime,
+            backend=status.runtime if ensemble is None else "",
             max_batch_size=manifest.execution.max_batch_size if batched else 0,
             default_model_filename=manifest.artifact,
             input=[_config(message("ModelInput"), spec, batched) for spec in inputs],
             output=[_config(message("ModelOutput"), spec, batched) for spec in outputs],
-            instance_group=[
-                message("ModelInstanceGroup")(name=ref.name, **group) for group in instance_groups(manifest.execution)
-            ],
         )
+        if ensemble is not None:
+            for stage in ensemble.stages:
+                name, number = name_and_number(stage.model)
+                config.ensemble_scheduling.step.add(
+                    model_name=name, model_version=number, input_map=stage.inputs, output_map=stage.outputs
+                )
+            return message("ModelConfigResponse")(config=config)
+        for group in instance_groups(manifest.execution):
+            config.instance_group.add(name=ref.name, **group)
         sequences = manifest.execution.sequences
         if sequences is not None:
             batching = config.sequence_batching
@@ -175,7 +183,7 @@ class Repository:
     async def _RepositoryModelUnload(self, request: Any) -> Any:  # noqa: N802
         _refuse(request.parameters, (_UNLOAD_DEPENDENTS,))
         ref = self._named(request)
-        await self._models.unload(ref)
+        await self._models.unload(ref, stages=request.parameters[_UNLOAD_DEPENDENTS].bool_param)
         return message("RepositoryModelUnloadResponse")(model_name=ref.name, is_unloaded=True)
 
     async def _SystemSharedMemoryStatus(self, request: Any) -> Any:  # noqa: N802

@@ -519,6 +519,10 @@ def _environment(model: StoredModel) -> dict[str, str]:
     # Waiting threads of OpenMP spin only briefly: by default a busy neighbour slows a language model to a tenth, and
     # without any spinning one that is alone runs at half its speed.
     kept.setdefault("GOMP_SPINCOUNT", "5000")
+    # Tensors of up to this size are taken from memory that the process keeps: to map and fault in a megabyte anew for
+    # each batch costs as much as to decode an image.
+    kept.setdefault("MALLOC_MMAP_THRESHOLD_", str(16 << 20))
+    kept.setdefault("MALLOC_TRIM_THRESHOLD_", str(64 << 20))
     kept["GGML_NO_BACKTRACE"] = "1"  # else a crash starts a debugger
     kept["VLLM_NO_USAGE_STATS"] = "1"  # else vLLM reports its use to its makers
     kept["HF_HUB_OFFLINE"] = "1"  # models are loaded from their folders, never fetched on the way

@@ -7,7 +7,7 @@ a pixel of an image came from is kept in a note (see `placement`), for boxes on 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -203,17 +203,27 @@ class Normalize(msgspec.Struct, frozen=True):
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
-        values = tensors[name].astype(np.float64 if self.to == "float64" else np.float32)
-        if self.channels == "bgr":
-            values = values[..., ::-1]
-        elif self.channels == "grey":
-            values = values @ np.array(_LUMA, values.dtype)[:, None]
-        found = (values * np.array(self.scale, values.dtype) - np.array(self.mean, values.dtype)) / np.array(
-            self.std, values.dtype
-        )
-        if self.layout == "nchw":
-            found = found.transpose(0, 3, 1, 2)
+        given = tensors[name]
+        values = np.float64 if self.to == "float64" else np.float32
+        count = 1 if self.channels == "grey" else 3
+        mean, std = (np.broadcast_to(np.array(numbers, values), count) for numbers in (self.mean, self.std))
+        scale = values(self.scale)
+        found = np.empty((len(given), count, *given.shape[1:3]), values)
+        for channel in range(count):  # each by itself, as numpy is slow along an axis of three
+            plane = found[:, channel]
+            plane[...] = self._plane(given, channel, values)
+            plane *= scale
+            plane -= mean[channel]
+            plane /= std[channel]
+        if self.layout == "nhwc":
+            found = found.transpose(0, 2, 3, 1)
         return {**tensors, name: np.ascontiguousarray(found, dtype=self.to)}
+
+    def _plane(self, given: Array, channel: int, values: type[np.floating[Any]]) -> Array:
+        """One channel of what the model takes, [rows, height, width], not yet scaled."""
+        if self.channels == "grey":
+            return given.astype(values) @ np.array(_LUMA, values)
+        return given[..., 2 - channel if self.channels == "bgr" else channel]
 
 
 def _per_channel(option: str, values: float | tuple[float, ...], count: int, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 _16_TO_8 = 257
+_KEPT_BLOCKS = 2
+"""Of the memory of images, up to 16 MB each; taking it from the system anew costs more than to decode a photograph."""
 
 
 def require_pillow() -> None:
@@ -46,11 +49,13 @@ def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Array:
     _check_size(*size, max_pixels)
     from PIL import Image, ImageOps
 
+    _keep_memory()
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check_size(image.width, image.height, max_pixels)
             image.load()
-            return _rgb(ImageOps.exif_transpose(image), ground)
+            ImageOps.exif_transpose(image, in_place=True)  # else it is copied, turned or not
+            return _rgb(image, ground)
     except (_TooLarge, MemoryError):
         raise
     except Exception as error:  # the border to Pillow, whose decoders raise nearly anything for damaged files
@@ -65,6 +70,14 @@ def resized(pixels: Array, width: int, height: int, method: str) -> Array:
         return pixels
     found = Image.fromarray(pixels).resize((width, height), Image.Resampling[method.upper()])
     return np.asarray(found)
+
+
+@cache
+def _keep_memory() -> None:
+    """Once in each process that decodes."""
+    from PIL import Image
+
+    Image.core.set_blocks_max(_KEPT_BLOCKS)
 
 
 class _TooLarge(ValueError):
@@ -86,4 +99,4 @@ def _rgb(image: Image, ground: tuple[int, int, int]) -> Array:
 
         below = PIL.Image.new("RGBA", image.size, (*ground, 255))
         image = PIL.Image.alpha_composite(below, image.convert("RGBA"))
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -8,11 +8,12 @@ from pathlib import Path
 import msgspec
 
 from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidTensor
-from inference_engine.domain.model import Manifest, PipelineSpec, Signature, TensorSpec
+from inference_engine.domain.model import Manifest, PipelineSpec, Signature
 from inference_engine.domain.pipeline import Pipeline, part_notes
 from inference_engine.domain.ports import Loaded, Runtime, Sink, TensorSink
 from inference_engine.domain.requests import Generate
 from inference_engine.domain.results import Delivered
+from inference_engine.domain.signatures import agreed
 from inference_engine.domain.tensors import InputCheck, Tensors
 from inference_engine.infra.pipeline.catalog import StepCatalog
 from inference_engine.infra.runtimes.catalog import EntryPointCatalog
@@ -52,7 +53,7 @@ class PipelineRuntime:
             model = _own_signature(loaded)
             client = self._pipeline.preview(model)
             if manifest.signature is not None:
-                client = _agreed(manifest.signature, client)
+                client = agreed(manifest.signature, client, "with the pipeline")
         except InvalidManifest:
             self._inner.close()
             raise
@@ -112,36 +113,3 @@ def _own_signature(loaded: Loaded) -> Signature:
             "a pipeline needs a model that tells its inputs and outputs with dtypes and shapes", param="signature"
         )
     return loaded.signature
-
-
-def _agreed(declared: Signature, previewed: Signature) -> Signature:
-    """The declared signature, with what it leaves open filled in from the preview."""
-    inputs = _agreed_side("inputs", declared.inputs, previewed.inputs)
-    if not declared.outputs:
-        return Signature(inputs, previewed.outputs)
-    return Signature(inputs, _agreed_side("outputs", declared.outputs, previewed.outputs))
-
-
-def _agreed_side(
-    side: str, declared: tuple[TensorSpec, ...], previewed: tuple[TensorSpec, ...]
-) -> tuple[TensorSpec, ...]:
-    said = {spec.name: spec for spec in declared}
-    made = {spec.name: spec for spec in previewed}
-    if said.keys() != made.keys():
-        raise InvalidManifest(
-            f"signature.{side} are {sorted(said)}, with the pipeline they are {sorted(made)}", param=f"signature.{side}"
-        )
-    return tuple(_agreed_tensor(side, spec, made[spec.name]) for spec in declared)
-
-
-def _agreed_tensor(side: str, said: TensorSpec, made: TensorSpec) -> TensorSpec:
-    fits = len(said.shape) == len(made.shape) and all(
-        -1 in pair or pair[0] == pair[1] for pair in zip(said.shape, made.shape, strict=True)
-    )
-    if said.dtype != made.dtype or not fits:
-        raise InvalidManifest(
-            f"signature.{side} says {said.name!r} is {said.dtype} {list(said.shape)}, with the pipeline it is "
-            f"{made.dtype} {list(made.shape)}",
-            param=f"signature.{side}",
-        )
-    return TensorSpec(said.name, said.dtype, tuple(map(max, said.shape, made.shape)))

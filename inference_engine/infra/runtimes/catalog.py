@@ -14,6 +14,7 @@ from inference_engine.domain.ports import Runtime, RuntimeInfo
 GROUP = "inference_engine.runtimes"
 
 LIBRARIES = {
+    "identity": "",
     "lightgbm": "lightgbm",
     "llama_cpp": "xllamacpp",
     "mlflow": "",  # native files inside an MLflow folder need only their own library

@@ -9,7 +9,8 @@ import msgspec
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.instance_groups import instance_groups
 from inference_engine.domain.datatypes import DATATYPES
-from inference_engine.domain.model import Manifest, Sequences, Signature, TensorSpec
+from inference_engine.domain.ensembles import ENSEMBLE, name_and_number
+from inference_engine.domain.model import Manifest, Sequences, Signature, Stage, TensorSpec
 from inference_engine.services.models import ModelService
 
 _ENCODER = msgspec.json.Encoder()
@@ -47,9 +48,15 @@ def config_of(manifest: Manifest, signature: Signature | None) -> dict[str, Any]
         "input": [_tensor(spec, batched) for spec in signature.inputs] if signature else [],
         "output": [_tensor(spec, batched) for spec in signature.outputs] if signature else [],
         "default_model_filename": manifest.artifact.partition(":")[0],
-        "instance_group": [{"name": manifest.name, **group} for group in instance_groups(execution)],
         "parameters": {},
     }
+    if manifest.ensemble is not None:
+        return config | {
+            "platform": ENSEMBLE,
+            "backend": "",
+            "ensemble_scheduling": {"step": [_step(stage) for stage in manifest.ensemble.stages]},
+        }
+    config["instance_group"] = [{"name": manifest.name, **group} for group in instance_groups(execution)]
     if execution.sequences is not None:
         config["sequence_batching"] = _sequences(execution.sequences)
     elif batched:
@@ -63,6 +70,11 @@ def _sequences(sequences: Sequences) -> dict[str, Any]:
     else:
         strategy = {"oldest": {"max_candidate_sequences": sequences.max_sequences}}
     return {"max_sequence_idle_microseconds": int(sequences.max_idle_s * 1e6), **strategy}
+
+
+def _step(stage: Stage) -> dict[str, Any]:
+    name, number = name_and_number(stage.model)
+    return {"model_name": name, "model_version": number, "input_map": stage.inputs, "output_map": stage.outputs}
 
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from inference_engine.adapters.http.decoding import decode
@@ -83,19 +85,21 @@ class Repository:
         await exchange.respond(200, b"{}")
 
     async def unload(self, exchange: Exchange) -> None:
-        await self._refuse_parameters(exchange, (_UNLOAD_DEPENDENTS,))
-        await self._models.unload(self._ref(exchange))
+        parameters = await self._refuse_parameters(exchange, (_UNLOAD_DEPENDENTS,))
+        await self._models.unload(self._ref(exchange), stages=parameters.get(_UNLOAD_DEPENDENTS) is True)
         await exchange.respond(200, b"{}")
 
-    async def _refuse_parameters(self, exchange: Exchange, harmless: tuple[str, ...]) -> None:
+    async def _refuse_parameters(self, exchange: Exchange, known: tuple[str, ...]) -> Mapping[str, object]:
         """Triton may change a model's configuration while loading it; here the manifest is the one truth."""
         body = await exchange.body()
-        for name in decode(_LOAD, body).parameters if body.strip() else ():
-            if name not in harmless:
+        parameters = decode(_LOAD, body).parameters if body.strip() else {}
+        for name in parameters:
+            if name not in known:
                 raise UnknownField(
                     f"the parameter {name[:80]!r} is not supported: change the model's manifest, then load it",
                     param=name[:80],
                 )
+        return parameters
 
     def _ref(self, exchange: Exchange) -> ModelRef:
         params = exchange.path_params
