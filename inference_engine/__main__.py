@@ -11,6 +11,7 @@ from inference_engine.adapters import cli
 from inference_engine.core.version import __version__
 
 if TYPE_CHECKING:
+    from inference_engine.adapters.python_api import AsyncEngine
     from inference_engine.bootstrap import CommandComposition
     from inference_engine.core.settings import Origins, Settings
     from inference_engine.domain.choices import ChoiceStore
@@ -38,6 +39,9 @@ class _Later:
 
     def engine(self, settings: Settings) -> AbstractContextManager[cli.Engine]:
         return self._now().engine(settings)
+
+    def async_engine(self, settings: Settings) -> AsyncEngine:
+        return self._now().async_engine(settings)
 
     def repository(self, settings: Settings) -> ModelRepository:
         return self._now().repository(settings)

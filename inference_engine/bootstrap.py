@@ -281,6 +281,10 @@ class CommandComposition:
         logging.configure("error", settings.log_format, _secrets(settings))
         return python_api.Engine(lambda: open_async_engine(settings))
 
+    def async_engine(self, settings: Settings) -> python_api.AsyncEngine:
+        logging.configure("error", settings.log_format, _secrets(settings))
+        return open_async_engine(settings)
+
     def repository(self, settings: Settings) -> ModelRepository:
         return FolderRepository(model_roots(settings), settings.pulled_models)
 

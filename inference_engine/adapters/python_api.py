@@ -40,6 +40,7 @@ from inference_engine.domain.requests import (
     Transcribe,
 )
 from inference_engine.domain.results import Delta, Embeddings, Prediction, Ranking, Served, TextDelta, Usage
+from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import Array
 from inference_engine.services.analysis import Analysis
 from inference_engine.services.inference import InferenceService
@@ -244,6 +245,10 @@ class AsyncEngine:
         await self._store.delete(ref, _LOCAL)
         return ref
 
+    def statistics(self, target: str) -> ModelStatistics:
+        """What a model has done since the engine was opened. Raises `ModelNotFound`."""
+        return self._models.statistics(self._models.resolve(target).ref)
+
     def served(self, target: str) -> Served:
         """Which exact model answers to `target` now, and by which rule."""
         return self._models.resolve(target)
@@ -326,6 +331,13 @@ class Engine:
 
     async def _show(self, target: str) -> tuple[ModelStatus, Manifest]:
         return self._engine.show(target)
+
+    def statistics(self, target: str) -> ModelStatistics:
+        """The counts of a model; they go on changing. See `AsyncEngine.statistics`."""
+        return self._wait(self._statistics(target))
+
+    async def _statistics(self, target: str) -> ModelStatistics:
+        return self._engine.statistics(target)
 
     def load(self, target: str) -> ModelStatus:
         """See `AsyncEngine.load`."""

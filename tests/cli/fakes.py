@@ -239,6 +239,9 @@ class FakeComposition:
 
         return opened()
 
+    def async_engine(self, settings: Settings) -> Any:
+        raise NotImplementedError("what needs one is tested with the real composition")
+
     def repository(self, settings: Settings) -> FakeRepository:
         return FakeRepository(self.stored, self.broken)
 

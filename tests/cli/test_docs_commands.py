@@ -10,12 +10,16 @@ import click
 import pytest
 
 from inference_engine.adapters.cli.app import program
+from inference_engine.adapters.cli.bench.figures import Level
+from inference_engine.adapters.cli.bench.report import Outcome, table
+from inference_engine.adapters.cli.bench.tune import Tuned
 from inference_engine.adapters.cli.chat import SAMPLING
 from inference_engine.adapters.cli.options import Session
 from tests.cli.fakes import FakeComposition
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
+    "benchmarking.md",
     "cli.md",
     "configuration.md",
     "models.md",
@@ -64,3 +68,18 @@ def test_every_command_and_flag_of_our_own_is_in_the_manual() -> None:
         "--manifest",
     ):
         assert name in page, name
+
+
+def test_every_option_and_column_of_bench_is_in_the_manual() -> None:
+    page, shared = (DOCS / "benchmarking.md").read_text(), (DOCS / "cli.md").read_text()
+    for parameter in program.commands["bench"].params:
+        for name in parameter.opts:
+            if name.startswith("--"):
+                assert f"`{name}" in page or f" {name} " in page or f"`{name}`" in shared, name
+    streams = Level(concurrency=1, rows=2, seconds=1, stable=True, requests=1, tokens_per_s=1.0, generator_cpu=1.0)
+    tensors = Level(concurrency=1, rows=2, seconds=1, stable=True, requests=1, errors={"timeout": 1}, runner_bytes=1)
+    for name in {*table([streams])[0], *table([tensors])[0]}:
+        assert name.removesuffix(" MS").split()[0] in page, name
+    for kind in (Outcome, Tuned):
+        for field in kind.__struct_fields__:
+            assert f'"{field}"' in shared, field

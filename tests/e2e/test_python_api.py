@@ -35,6 +35,12 @@ def test_predict_takes_lists_and_arrays(engine: Engine) -> None:
         engine.predict("iris", {"input": [[1, 2]]})
 
 
+def test_statistics_count_what_was_done(engine: Engine) -> None:
+    before = engine.statistics("iris").inferences
+    engine.predict("iris", {"input": [[5.1, 3.5, 1.4, 0.2]] * 3})
+    assert engine.statistics("iris:1").inferences == before + 3
+
+
 def test_chat_and_streams(engine: Engine) -> None:
     whole = engine.chat("guide", "What is iris?", temperature=0.0, max_tokens=30)
     stream = engine.generate("guide", [{"role": "user", "content": "What is iris?"}], temperature=0.0, max_tokens=30)

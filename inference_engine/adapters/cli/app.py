@@ -12,6 +12,7 @@ import click
 from inference_engine.adapters.cli.analyze import analyze
 from inference_engine.adapters.cli.auto import auto
 from inference_engine.adapters.cli.batch import batch
+from inference_engine.adapters.cli.bench import bench
 from inference_engine.adapters.cli.build_llama import build_llama
 from inference_engine.adapters.cli.chat import run
 from inference_engine.adapters.cli.client import Composition
@@ -145,6 +146,7 @@ for _command in (
     copy,
     remove,
     batch,
+    bench,
     auto,
     doctor,
     build_llama,

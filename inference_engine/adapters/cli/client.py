@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import msgspec
 
 if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
+    from inference_engine.adapters.python_api import AsyncEngine
     from inference_engine.core.settings import Origins, Settings
     from inference_engine.domain.analysis import ImageAnalysis
     from inference_engine.domain.answers import Answer
@@ -133,6 +134,9 @@ class Composition(Protocol):
 
     def engine(self, settings: Settings) -> AbstractContextManager[Engine]:
         """The models in this process."""
+
+    def async_engine(self, settings: Settings) -> AsyncEngine:
+        """The same for a program with an event loop of its own; not entered yet."""
 
     def repository(self, settings: Settings) -> ModelRepository: ...
 
