@@ -16,7 +16,7 @@ test: .venv/test.stamp console
 	$(MAKE) check
 	$(BIN)/python -m pytest
 
-test-all: .venv/slow.stamp console
+test-all: .venv/slow.stamp build/kserve/test.stamp console
 	bash tests/services.sh
 	$(MAKE) check
 	$(BIN)/python -m pytest -m "slow or not slow"
@@ -87,6 +87,18 @@ build/vllm/test.stamp: pyproject.toml
 
 .venv/bench.stamp: .venv/test.stamp
 	$(PIP) --editable '.[openvino]' --group bench
+	@touch $@
+
+# KServe's own clients, which have dependencies that are not ours.
+build/kserve/test.stamp: Makefile
+	$(PYTHON) -m venv build/kserve
+	build/kserve/bin/python -m pip --disable-pip-version-check install --quiet 'kserve==0.21.*'
+	@touch $@
+
+# MLServer, a peer in the benchmarks, has dependencies that exclude ours; its workers fail with uvloop 0.22.
+build/mlserver/bench.stamp: Makefile
+	$(PYTHON) -m venv build/mlserver
+	build/mlserver/bin/python -m pip --disable-pip-version-check install --quiet 'mlserver==1.7.*' 'uvloop<0.22' onnxruntime
 	@touch $@
 
 .venv/training.stamp: .venv/server.stamp training/requirements.txt

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import echo, ensemble, latency, llm, mlp, report, serving, start
+from benchmarks import echo, ensemble, grpc_echo, latency, llm, loads, mlp, report, serving, start, tensors
 from benchmarks.compare import Result
 from benchmarks.plan import Plan
 from benchmarks.processes import BenchmarkError
@@ -19,11 +19,14 @@ from benchmarks.processes import BenchmarkError
 _BENCHMARKS: dict[str, Callable[[Plan], Result]] = {
     "start": start.measure,
     "echo": echo.measure,
+    "grpc": grpc_echo.measure,
     "latency": latency.measure,
+    "loads": loads.measure,
     "mlp": mlp.measure,
     "ensemble": ensemble.measure,
     "llm": llm.measure,
     "serving": serving.measure,
+    "tensors": tensors.measure,
 }
 _LIMIT_S = 2400
 _QUICK_LIMIT_S = 400
@@ -55,7 +58,9 @@ def main() -> int:
 
 
 def _plan(folder: Path, rounds: int, quick: bool) -> Plan:
-    return Plan(folder, rounds, seconds=1, tokens=16) if quick else Plan(folder, rounds, seconds=3, tokens=64)
+    return (
+        Plan(folder, rounds, seconds=1, tokens=16, quick=True) if quick else Plan(folder, rounds, seconds=3, tokens=64)
+    )
 
 
 def _options() -> argparse.Namespace:

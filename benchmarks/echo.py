@@ -14,7 +14,7 @@ from benchmarks.plan import Plan
 from benchmarks.processes import HttpProcess, bare_app, cores, engine
 
 _CONNECTIONS = 64
-_TARGET = Target("at least", 0.9, 1.2)
+_TARGET = Target("at least", 1.0, 1.3)
 
 
 def measure(plan: Plan) -> Result:

@@ -150,11 +150,16 @@ class Caller:
                 raise BenchmarkError(f"{post.path}: {answer[:500]!r}")
         return statistics.median(times)
 
-    def values(self, post: Post) -> list[float]:
-        """The elements of the first output tensor of an answer in JSON."""
+    def answer(self, post: Post) -> bytes:
+        """The whole answer to one request. Raises: BenchmarkError: it is not 200."""
         answer = self._answer(post.wire())
         if not answer.startswith(b"HTTP/1.1 200"):
             raise BenchmarkError(f"{post.path}: {answer[:500]!r}")
+        return answer
+
+    def values(self, post: Post) -> list[float]:
+        """The elements of the first output tensor of an answer in JSON."""
+        answer = self.answer(post)
         values: list[float] = json.loads(answer.partition(b"\r\n\r\n")[2])["outputs"][0]["data"]
         return values
 

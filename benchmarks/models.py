@@ -18,6 +18,8 @@ from tests.fixtures.tiny_onnx import cnn_onnx, mlp_onnx
 MLP_INPUTS = 256
 TINY_INPUTS = 16
 ECHO_INPUTS = 16
+IMAGE_SHAPE = (1, 3, 296, 296)
+"""An image of float32 numbers, 1.05 MB."""
 VISION_SIZE = 224
 VISION_MEAN = (0.485, 0.456, 0.406)
 VISION_STD = (0.229, 0.224, 0.225)
@@ -42,11 +44,25 @@ class Model:
     def predict(self, inputs):
         return inputs
 """
+_MEANS = """
+class Model:
+    inputs = [{"name": "x", "dtype": "float32", "shape": [-1, 3, -1, -1]}]
+    outputs = [{"name": "y", "dtype": "float32", "shape": [-1, 3]}]
+
+    def predict(self, inputs):
+        return {"y": inputs["x"].mean(axis=(2, 3))}
+"""
 
 
 def add_echo(root: Path, name: str, executor: str) -> None:
     """A model that gives back what it gets."""
     folder = python_model(root / name / "1", _ECHO)
+    _manifest(folder, "python", "model.py:Model", executor=executor)
+
+
+def add_means(root: Path, name: str, executor: str) -> None:
+    """A model that gives the mean of each channel of an image: quick, and has to read all of it."""
+    folder = python_model(root / name / "1", _MEANS)
     _manifest(folder, "python", "model.py:Model", executor=executor)
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 class Plan:
     """`seconds` is the length of one throughput measurement, `tokens` that of one generated answer.
 
-    `folder` is a temporary one for models, logs and scripts.
+    `folder` is a temporary one for models, logs and scripts. `quick`: look at few settings.
     """
 
     folder: Path
     rounds: int
     seconds: float
     tokens: int
+    quick: bool = False

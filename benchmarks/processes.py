@@ -166,18 +166,25 @@ class Peer(Process):
 
 
 @contextlib.contextmanager
-def engine(folder: Path, models: Path | None, core_ids: Collection[int] = ()) -> Iterator[HttpProcess]:
-    """`inference-engine serve` as a user starts it, ready, with the models of a folder (None: the built-in ones)."""
-    with engine_starting(folder, models, core_ids) as server:
+def engine(
+    folder: Path, models: Path | None, core_ids: Collection[int] = (), *, grpc_port: int = 0
+) -> Iterator[HttpProcess]:
+    """`inference-engine serve` as a user starts it, ready, with the models of a folder (None: the built-in ones).
+
+    gRPC is served on `grpc_port`, 0: not at all, whether its extra is installed or not.
+    """
+    with engine_starting(folder, models, core_ids, grpc_port=grpc_port) as server:
         server.wait("/health/ready")
         yield server
 
 
-def engine_starting(folder: Path, models: Path | None, core_ids: Collection[int] = ()) -> HttpProcess:
+def engine_starting(
+    folder: Path, models: Path | None, core_ids: Collection[int] = (), *, grpc_port: int = 0
+) -> HttpProcess:
     """The same, not waited for."""
     port = free_port()
     command = [sys.executable, "-m", "inference_engine", "serve", "--host", HOST, "--port", str(port)]
-    command += ["--grpc-port", "0"]  # whether its extra is installed or not
+    command += ["--grpc-port", str(grpc_port)]
     command += ["--no-cache"]  # equal requests are asked again and again here, and each is to be computed
     if models is not None:
         command += ["--models", str(models), "--no-builtin-models"]

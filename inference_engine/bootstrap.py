@@ -30,6 +30,7 @@ from inference_engine.infra.executors.resources import ResourcePool
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
+from inference_engine.infra.memory import MemoryReturn, one_arena
 from inference_engine.infra.model_facts import FileFacts
 from inference_engine.infra.model_store.depot import FolderDepot
 from inference_engine.infra.native_build import NativeBuild
@@ -104,6 +105,7 @@ class Application:
         )
         self.telemetry.watch_cache(reuse.stats)
         self.inference = InferenceService(self.models, self.telemetry, clock, reuse)
+        self.models.when_unloaded(MemoryReturn())
         self.analysis = analysis_of(settings, self.models, self.inference, clock)
         self.access = AccessService(settings.api_keys, settings.api_key_header, model_changes=settings.model_changes)
 
@@ -231,6 +233,7 @@ def serve(settings: Settings) -> None:
     from inference_engine.adapters.http.serving import run_server
 
     logging.configure(settings.log_level, settings.log_format, _secrets(settings))
+    one_arena()
     application = Application(settings)
     app, health, jobs = http_app(application)
     run_server(app, settings, application.models, health, jobs, __version__, grpc_beside(application, health))

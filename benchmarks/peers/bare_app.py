@@ -33,6 +33,24 @@ class InferRequest(msgspec.Struct):
     inputs: list[Tensor]
 
 
+class BinaryTensor(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, int]
+
+
+class BinaryRequest(msgspec.Struct):
+    inputs: list[BinaryTensor]
+    parameters: dict[str, bool] = {}
+
+
+class BinaryResponse(msgspec.Struct):
+    model_name: str
+    model_version: str
+    outputs: list[BinaryTensor]
+
+
 class InferResponse(msgspec.Struct):
     model_name: str
     model_version: str
@@ -40,6 +58,7 @@ class InferResponse(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(InferRequest).decode
+_decode_head = msgspec.json.Decoder(BinaryRequest).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -70,6 +89,22 @@ async def _echo_lists(request: Request) -> Response:
     return _answer("echo", _decode(await request.body()).inputs)
 
 
+async def _means(request: Request) -> Response:
+    """The mean of each channel of a binary image, in binary where that is asked for."""
+    body = await request.body()
+    length = int(request.headers["inference-header-content-length"])
+    head = _decode_head(memoryview(body)[:length])
+    (tensor,) = head.inputs
+    image = np.frombuffer(body, np.float32, offset=length).reshape(tensor.shape)
+    means = image.mean(axis=(2, 3))
+    if not head.parameters.get("binary_data_output"):
+        return _answer("means", [_tensor("y", means)])
+    outputs = [BinaryTensor("y", list(means.shape), "FP32", {"binary_data_size": means.nbytes})]
+    answer = _encode(BinaryResponse("means", "1", outputs))
+    headers = {"inference-header-content-length": str(len(answer))}
+    return Response(answer + means.tobytes(), media_type="application/octet-stream", headers=headers)
+
+
 def _onnx(file: Path) -> Handler:
     import onnxruntime
 
@@ -93,6 +128,7 @@ def main() -> None:
         Route("/health/live", _live),
         Route("/v2/models/echo/infer", _echo, methods=["POST"]),
         Route("/v2/models/echo-lists/infer", _echo_lists, methods=["POST"]),
+        *(Route(f"/v2/models/means-{executor}/infer", _means, methods=["POST"]) for executor in ("thread", "runner")),
         *(Route(f"/v2/models/{file.stem}/infer", _onnx(file), methods=["POST"]) for file in files),
     ]
     uvicorn.run(

@@ -21,8 +21,8 @@ class Loaded(msgspec.Struct, frozen=True):
 
     `kinds` are the request kinds it answers; `concurrency` is how many generations it runs together;
     `context_length` is the most tokens one generation may use, prompt included; `adapters` are the LoRA adapters a
-    request may choose; `media` is what messages may hold beside text; `details` are for people. `closing_s` is how long
-    `close` may take to put things away.
+    request may choose; `media` is what messages may hold beside text; `details` are for people, and the texts in their
+    `warnings` are logged. `closing_s` is how long `close` may take to put things away.
 
     A model that answers `embed` or `rerank` does so in `run`, with the tensors of `domain/text_tensors.py`. One
     with the kind `predict_stream` may give several responses to one prediction (`Runtime.run_stream`).

@@ -502,6 +502,8 @@ class ModelService:
             await executor.stop(grace_s=0.0)
             raise
         _log.info("model loaded", model=str(stored.manifest.ref), seconds=round(self.clock() - started, 3))
+        for line in loaded.details.get("warnings", ()):
+            _log.warning("the model's library warns", model=str(stored.manifest.ref), warning=str(line))
         return live
 
     def when_unloaded(self, act: Callable[[ModelRef], object]) -> None:

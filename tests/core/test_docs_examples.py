@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -20,11 +21,13 @@ from inference_engine.infra.runtimes.llama_cpp.options import (
 )
 from inference_engine.infra.runtimes.mlflow import MlflowOptions
 from inference_engine.infra.runtimes.onnx.options import OnnxOptions, OnnxSession
+from inference_engine.infra.runtimes.onnx.session import PROVIDERS
 from inference_engine.infra.runtimes.options import decode_options
 from inference_engine.infra.runtimes.sklearn.runtime import SklearnOptions
 from inference_engine.infra.runtimes.tensorflow.runtime import TensorflowOptions
 from inference_engine.infra.runtimes.torch.options import TorchOptions
 from inference_engine.infra.runtimes.xgboost import XgboostOptions
+from tests.fixtures.trained import HEAVY, QUICK
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -101,14 +104,32 @@ def test_the_framework_pages_hold_every_option(tmp_path: Path, page: str, option
         assert f"| `{field}` |" in text, field
 
 
-def test_the_options_of_onnx_and_their_defaults_are_there() -> None:
-    page = (DOCS / "models.md").read_text()
+def test_the_options_of_onnx_and_their_defaults_are_there(tmp_path: Path) -> None:
+    page = (DOCS / "runtimes" / "onnx.md").read_text()
     for kind in (OnnxOptions(), OnnxSession()):
         for field in kind.__struct_fields__:
             (written,) = re.findall(rf"^\| `{field}` \|.*\| (.*) \|$", page, re.MULTILINE)
             value = getattr(kind, field)
             plain = isinstance(value, bool | int | str)
             assert written == (f"`{str(value).lower()}`" if plain else "none"), field
+    for device in PROVIDERS:
+        assert f"`{device}`" in page, device
+    (block,) = blocks("runtimes/onnx.md", "yaml")
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "model.yaml").write_text(block)
+    decode_options(read_manifest(tmp_path / "model.yaml", "flowers", "1").options, OnnxOptions, "onnx")
+
+
+def test_the_index_has_every_runtime_and_the_tolerances_of_the_tests() -> None:
+    page = (DOCS / "runtimes" / "README.md").read_text()
+    packaged = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    for runtime in (*packaged["entry-points"]["inference_engine.runtimes"], "auto"):
+        (line,) = re.findall(rf"^\|.*? \[`{runtime}`\]\((.*?)\)(.*)$", page, re.MULTILINE)
+        assert (DOCS / "runtimes" / line[0].partition("#")[0]).is_file(), runtime
+        extra = re.findall(r"inference-engine\[(\w+)\]", line[1])
+        assert all(name in packaged["optional-dependencies"] for name in extra), runtime
+    for name, model in (QUICK | HEAVY).items():
+        assert re.search(rf"^\| `{name}` \| .* \| {model.rtol:.0e} \|$", page, re.MULTILINE), name
 
 
 def test_the_defaults_in_the_tables_are_true() -> None:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import tritonclient.http as triton
 
 from inference_engine.infra.runtimes.trust import digest_of
 from tests.conftest import ROOT, LiveServer
+from tests.core.test_docs_examples import blocks
 from tests.fixtures import tabular
 from tests.runtimes.test_tabular import ROWS, ROWS32, Trap
 
@@ -82,7 +83,67 @@ def lay_out(models: Path, marker: Path) -> str:
     put_counter(models, "unknown", "./missing-1.0-py3-none-any.whl")
     folder = put(models, "nearest", "runtime: nearest_row\nartifact: rows.csv\noptions: {metric: manhattan}\n")
     (folder / "rows.csv").write_text("0,0,origin\n10,10,far\n")
+    older(models / "older" / "1")
+    write_manual(models)
     return trusted
+
+
+def older(folder: Path) -> None:
+    """A file that says it is of another version of scikit-learn."""
+    import sklearn
+
+    folder.mkdir(parents=True)
+    whole = tabular.save_skops(tabular.logistic(), folder.parents[1] / "whole.zip")
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(folder / "model.skops", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            new.writestr(name, content.replace(sklearn.__version__.encode(), b"1.5.0"))
+    whole.unlink()
+
+
+def write_manual(models: Path) -> None:
+    """The models of `docs/runtimes/tabular.md`, with its manifests and its one program."""
+    for block in blocks("runtimes/tabular.md", "yaml"):
+        name = re.findall(r"^name: (.*)$", block, re.MULTILINE)[0]
+        folder = put(models, name)
+        (folder / "model.yaml").write_text(block)
+        MANUAL[name](folder)
+    (program,) = blocks("runtimes/tabular.md", "python")
+    exec(program.replace("models/", f"{models}/"), {"pipeline": churn()})
+
+
+def churn() -> Any:
+    """A forest over a column of numbers and one of texts."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    table = tabular.people()
+    columns = ColumnTransformer([("n", "passthrough", ["age"]), ("w", OneHotEncoder(), ["city"])])
+    forest = make_pipeline(columns, RandomForestClassifier(4, random_state=0))
+    return forest.fit(table[["age", "city"]], table["children"] > 1)
+
+
+def demand(folder: Path) -> None:
+    import xgboost
+
+    data, kinds = tabular.flowers()
+    matrix = xgboost.DMatrix(data[:, :3], kinds.astype(float))
+    xgboost.train({"nthread": 1}, matrix, num_boost_round=2).save_model(folder / "model.ubj")
+
+
+def forecast(folder: Path) -> None:
+    (folder / "MLmodel").write_text("flavors:\n  lightgbm: {data: model.txt}\n")
+    tabular.lightgbm_model(folder / "model.txt")
+
+
+MANUAL: dict[str, Callable[[Path], object]] = {
+    "churn": lambda folder: None,  # the page's program saves it
+    "demand": demand,
+    "ranking": lambda folder: tabular.lightgbm_model(folder / "model.txt", "regression"),
+    "forecast": forecast,
+}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +187,19 @@ def test_scikit_learn(client: triton.InferenceServerClient) -> None:
     found = ask(client, "lone-skops", input=ROWS)
     np.testing.assert_array_equal(found.as_numpy("probabilities"), model.predict_proba(ROWS))
     assert [label.decode() for label in found.as_numpy("label")] == model.predict(ROWS).tolist()
+
+
+def test_a_file_of_another_version_is_served_with_a_warning(
+    client: triton.InferenceServerClient, live: LiveServer
+) -> None:
+    found = ask(client, "older", input=ROWS)
+    np.testing.assert_array_equal(found.as_numpy("label"), tabular.logistic().predict(ROWS))
+    said = "from version 1.5.0 when using version"
+    assert said in str(live.model("older")["details"])
+    assert said in live.log.read_text()
+    command = [sys.executable, "-m", "inference_engine", "show", "older", "--server", live.url]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.search(rf"^warnings +.*{said}", shown, re.MULTILINE), shown
 
 
 def test_columns(client: triton.InferenceServerClient) -> None:
@@ -174,6 +248,20 @@ def test_a_runtime_of_another_package_is_served(client: triton.InferenceServerCl
     found = ask(client, "nearest", input=np.array([[1, 2], [9, 9]], np.float32))
     assert found.as_numpy("label").tolist() == [b"origin", b"far"]
     assert found.as_numpy("distance").tolist() == [3, 2]
+
+
+def test_the_manual(client: triton.InferenceServerClient, live: LiveServer) -> None:
+    """Each manifest of the page was served, the program that saves was run, and its requests are answered."""
+    for name in MANUAL:
+        assert httpx.post(f"{live.url}/admin/models/{name}/1/load", timeout=60).status_code == 200
+    asked = re.findall(
+        r"curl localhost:8000(\S+) -d '(.*?)'", "\n".join(blocks("runtimes/tabular.md", "sh")), re.DOTALL
+    )
+    assert len(asked) == 2
+    for path, body in asked:
+        answer = httpx.post(live.url + path, content=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+    assert "label" in answer.json()["outputs"][0]["name"]
 
 
 def test_packages_are_not_installed_unless_the_operator_allows_it(tmp_path: Path) -> None:

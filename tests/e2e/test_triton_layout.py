@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 
-from tests.conftest import LiveServer
+from tests.conftest import LiveServer, free_port
 from tests.fixtures.tiny_onnx import identity_onnx
 
 CONFIG = """
@@ -23,6 +24,7 @@ dynamic_batching { max_queue_delay_microseconds: 100 }
 version_policy { all { } }
 model_warmup { batch_size: 4 inputs { key: "x" value: { data_type: TYPE_FP32 dims: 2 zero_data: true } } }
 """
+GRPC_PORT = free_port()
 ROWS = np.array([[1, 2], [4, 3]], np.float32)
 
 
@@ -38,7 +40,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.Inferenc
     bad = folder / "models" / "bad"
     bad.mkdir()
     (bad / "config.pbtxt").write_text('platform: "tensorrt_plan"')
-    live = LiveServer(folder, "--models", str(folder / "models"))
+    live = LiveServer(folder, "--models", str(folder / "models"), "--grpc-port", str(GRPC_PORT))
     live.start()
     with triton.InferenceServerClient(live.url.removeprefix("http://")) as made:
         yield made
@@ -62,6 +64,24 @@ def test_it_is_served(client: triton.InferenceServerClient) -> None:
     assert np.array_equal(answer.as_numpy("y"), ROWS)
     assert answer.get_response()["model_version"] == "3"
     assert client.infer("net", [given()], model_version="1").get_response()["model_version"] == "1"
+
+
+def test_it_is_served_over_grpc(client: triton.InferenceServerClient) -> None:
+    client.load_model("net")
+    with triton_grpc.InferenceServerClient(f"127.0.0.1:{GRPC_PORT}") as grpc:
+        assert grpc.is_model_ready("net", "3")
+        assert list(grpc.get_model_metadata("net").versions) == ["1", "3"]
+        config = grpc.get_model_config("net", "3").config
+        assert (config.max_batch_size, config.instance_group[0].count) == (8, 2)
+        assert (list(config.input[0].dims), config.dynamic_batching.max_queue_delay_microseconds) == ([2], 100)
+        tensor = triton_grpc.InferInput("x", [2, 2], "FP32")
+        tensor.set_data_from_numpy(ROWS)
+        for version, served in (("", "3"), ("1", "1")):
+            answer = grpc.infer("net", [tensor], model_version=version)
+            assert np.array_equal(answer.as_numpy("y"), ROWS)
+            assert answer.get_response().model_version == served
+        index = {(entry.name, entry.version): entry for entry in grpc.get_model_repository_index().models}
+        assert index["net", "3"].state == "READY"
 
 
 def test_classes_have_the_labels_of_the_file(client: triton.InferenceServerClient) -> None:

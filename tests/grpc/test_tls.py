@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
@@ -31,6 +32,11 @@ def test_tls(tmp_path: Path) -> None:
         triton.InferenceServerClient(address, ssl=True, root_certificates=str(chain)) as client,
     ):
         assert client.is_server_ready()
+        numbers = np.array([[1, 2, 3, 4]], np.float32)
+        tensor = triton.InferInput("x", [1, 4], "FP32")
+        tensor.set_data_from_numpy(numbers)
+        answer = client.infer("echo", [tensor], compression_algorithm="gzip")
+        assert np.array_equal(answer.as_numpy("y"), numbers)
 
 
 def test_the_settings_of_tls_belong_together(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from multiprocessing import shared_memory
+from secrets import token_hex
 from typing import Any
 
 import grpc
@@ -17,15 +18,18 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.utils.shared_memory as shm
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 from inference_engine.domain.errors import InferenceFailed
 from tests.grpc.conftest import serving
 from tests.http.support import World
 
 Live = tuple[World, str]
+LIE = {"binary_data_size": {"int64_param": 15}}
+MANY = {"name": "y", "parameters": {"classification": {"int64_param": -1}}}
 FLOWERS = np.array([[1, 2, 3, 4], [5, 6, 7, 8.5]], np.float32)
 
 
@@ -81,6 +85,15 @@ def test_strings_versions_and_named_outputs(client: triton.InferenceServerClient
     assert [item.decode() for item in answer.as_numpy("y").ravel()] == ["hello", "wörld", ""]
     answer = client.infer("echo", [given(FLOWERS)], model_version="1", compression_algorithm="gzip", client_timeout=5)
     assert answer.get_response().model_version == "1"
+
+
+def test_classification(client: triton.InferenceServerClient) -> None:
+    answer = client.infer("echo", [given(FLOWERS)], outputs=[triton.InferRequestedOutput("y", class_count=2)])
+    assert answer.as_numpy("y").tolist() == [[b"4.000000:3", b"3.000000:2"], [b"8.500000:3", b"7.000000:2"]]
+    assert answer.get_output("y").datatype == "BYTES"
+    words = given(np.array([[b"a"]], object), "BYTES")
+    with pytest.raises(InferenceServerException, match="classification needs numbers"):
+        client.infer("echo-bytes", [words], outputs=[triton.InferRequestedOutput("y", class_count=2)])
 
 
 def test_typed_contents(client: triton.InferenceServerClient) -> None:
@@ -216,6 +229,82 @@ def test_shared_memory(client: triton.InferenceServerClient, size: str) -> None:
         memory.unlink()
 
 
+def test_shared_memory_as_the_client_keeps_it(client: triton.InferenceServerClient) -> None:
+    """`tritonclient.utils.shared_memory`, numbers and strings, for inputs and outputs."""
+    words = np.array([b"one", b"", "zw\u00f6lf".encode()], object).reshape(1, 3)
+    packed = serialize_byte_tensor(words)
+    size = len(packed.item())
+    handle = shm.create_shared_memory_region("region", f"/test-{token_hex(6)}", 256)
+    try:
+        shm.set_shared_memory_region(handle, [packed], offset=64)
+        shm.set_shared_memory_region(handle, [FLOWERS])
+        client.register_system_shared_memory("region", handle._shm_key, 256)
+        for model, datatype, dtype, shape, place in (
+            ("echo", "FP32", np.float32, FLOWERS.shape, (FLOWERS.nbytes, 0)),
+            ("echo-bytes", "BYTES", np.object_, words.shape, (size, 64)),
+        ):
+            tensor = triton.InferInput("x", list(shape), datatype)
+            tensor.set_shared_memory("region", *place)
+            wanted = triton.InferRequestedOutput("y")
+            wanted.set_shared_memory("region", 64, offset=128)
+            client.infer(model, [tensor], outputs=[wanted])
+            found = shm.get_contents_as_numpy(handle, dtype, shape, offset=128)
+            assert found.tolist() == (FLOWERS if datatype == "FP32" else words).tolist()
+    finally:
+        client.unregister_system_shared_memory()
+        shm.destroy_shared_memory_region(handle)
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_compression_both_ways(live: Live, algorithm: str) -> None:
+    kind = {"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}[algorithm]
+    array = np.zeros((4000, 4), np.float32)
+    with grpc.insecure_channel(live[1], compression=kind) as channel:
+        stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        request = triton.service_pb2.ModelInferRequest(model_name="echo", raw_input_contents=[array.tobytes()])
+        request.inputs.add(name="x", datatype="FP32", shape=array.shape)
+        assert stub.ModelInfer(request).raw_output_contents[0] == array.tobytes()
+    with triton.InferenceServerClient(live[1]) as client:
+        answers: queue.Queue[Any] = queue.Queue()
+        client.start_stream(lambda result, error: answers.put((result, error)), compression_algorithm=algorithm)
+        client.async_stream_infer("echo", [given(array)])
+        result, error = answers.get(timeout=10)
+        assert error is None
+        assert np.array_equal(result.as_numpy("y"), array)
+
+
+def test_keepalive_pings_are_no_attack(live: Live) -> None:
+    """A client that pings far more often than gRPC's default allows is not sent away."""
+    options = triton.KeepAliveOptions(
+        keepalive_time_ms=50,
+        keepalive_timeout_ms=5000,
+        keepalive_permit_without_calls=True,
+        http2_max_pings_without_data=0,
+    )
+    with triton.InferenceServerClient(live[1], keepalive_options=options) as client:
+        for _ in range(3):
+            assert np.array_equal(client.infer("echo", [given(FLOWERS)]).as_numpy("y"), FLOWERS)
+            time.sleep(0.3)
+
+
+def test_callbacks_and_cancelling(live: Live, client: triton.InferenceServerClient) -> None:
+    done: queue.Queue[Any] = queue.Queue()
+    for number in range(8):
+        client.async_infer("echo", [given(FLOWERS + number)], lambda result, error: done.put((result, error)))
+    found = [done.get(timeout=10) for _ in range(8)]
+    assert all(error is None for _, error in found)
+    assert sorted(result.as_numpy("y")[0, 0] for result, _ in found) == list(range(1, 9))
+    live[0].chatty.hold = 1
+    try:
+        call = client.async_infer("chatty", prompt("a b"), lambda result, error: done.put((result, error)))
+        time.sleep(0.1)
+        call.cancel()
+        _, error = done.get(timeout=10)
+        assert error.status() == "StatusCode.CANCELLED"
+    finally:
+        live[0].chatty.hold = None
+
+
 @pytest.mark.parametrize("key", ["/../../etc/passwd", "/a/b", "", "..", "/.", "/missing-object"])
 def test_only_names_of_shared_memory(client: triton.InferenceServerClient, key: str) -> None:
     with pytest.raises(InferenceServerException, match="shared memory object"):
@@ -264,6 +353,7 @@ def _damaged() -> list[tuple[str, Any, str]]:
     raw = b"\0" * 16
     return [
         ("too few bytes", pb(inputs=[tensor], raw_input_contents=[raw[:-1]]), "15 bytes"),
+        ("lying size", pb(inputs=[tensor | {"parameters": LIE}], raw_input_contents=[raw]), "has 16 bytes"),
         ("huge shape", pb(inputs=[tensor | {"shape": [2**40, 2**20]}], raw_input_contents=[raw]), "needs"),
         ("negative shape", pb(inputs=[tensor | {"shape": [-1, 4]}], raw_input_contents=[raw]), "shape"),
         ("deep shape", pb(inputs=[tensor | {"shape": [1] * 40}], raw_input_contents=[raw]), "32 dimensions"),
@@ -278,6 +368,7 @@ def _damaged() -> list[tuple[str, Any, str]]:
         ("timeout", pb(inputs=[tensor], raw_input_contents=[raw], parameters={"timeout": {"bool_param": 1}}), "time"),
         ("no value", pb(inputs=[tensor], raw_input_contents=[raw], parameters={"timeout": {}}), "timeout"),
         ("output", pb(inputs=[tensor], raw_input_contents=[raw], outputs=[{"name": "q"}]), "'q'"),
+        ("classes", pb(inputs=[tensor], raw_input_contents=[raw], outputs=[MANY]), "number of classes"),
         ("cut string", pb(inputs=[tensor | {"datatype": "BYTES"}], raw_input_contents=[b"\xff\xff\0\0a"]), "inside"),
     ]  # fmt: skip
 

@@ -217,6 +217,7 @@ async def test_a_tensor_given_twice(http: httpx.AsyncClient) -> None:
         ({"outputs": [{"name": "nope"}]}, "'nope' is unknown"),
         ({"outputs": [{}]}, "outputs[0].name is missing"),
         ({"surprise": 1}, "surprise"),
+        ({"model_name": "chatty"}, "the path says"),
         ({"id": 7}, "id"),
         ({"id": "i" * 300}, "id is longer"),
     ],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 Live = tuple[Any, str]
@@ -83,3 +85,34 @@ def test_errors(client: triton.InferenceServerClient) -> None:
         client.infer("nobody", [given(FLOWERS, "FP32", True)])
     with pytest.raises(InferenceServerException, match="the model takes float32"):
         client.infer("echo", [given(FLOWERS.astype(np.float64), "FP64", False)])
+
+
+def test_async_requests_of_the_sync_client(live: Live) -> None:
+    with triton.InferenceServerClient(live[1].removeprefix("http://"), concurrency=4) as client:
+        pending = [client.async_infer("echo", [given(FLOWERS + number, "FP32", True)]) for number in range(12)]
+        for number, answer in enumerate(pending):
+            assert np.array_equal(answer.get_result(timeout=10).as_numpy("y"), FLOWERS + number)
+
+
+async def test_the_aio_client(live: Live) -> None:
+    async with triton_aio.InferenceServerClient(live[1].removeprefix("http://")) as client:
+        assert await client.is_server_ready()
+        assert (await client.get_model_config("echo"))["max_batch_size"] > 0
+        answers = await asyncio.gather(
+            *[
+                client.infer(
+                    "echo",
+                    [given(FLOWERS + number, "FP32", number % 2 == 0)],
+                    outputs=[triton.InferRequestedOutput("y", binary_data=number % 3 == 0)],
+                    request_compression_algorithm="gzip" if number == 1 else None,
+                    response_compression_algorithm="deflate" if number == 2 else None,
+                )
+                for number in range(8)
+            ]
+        )
+        for number, answer in enumerate(answers):
+            assert np.array_equal(answer.as_numpy("y"), FLOWERS + number)
+        with pytest.raises(InferenceServerException, match="does not exist"):
+            await client.infer("nobody", [given(FLOWERS, "FP32", True)])
+        assert "model_stats" in await client.get_inference_statistics("echo")
+        assert (await client.get_model_repository_index())[0]["name"]

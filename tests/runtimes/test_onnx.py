@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import inference_engine
@@ -23,7 +24,9 @@ from inference_engine.domain.model import Execution, Manifest, Signature, Tensor
 from inference_engine.domain.requests import Complete
 from inference_engine.domain.results import Delivered
 from inference_engine.domain.tensors import Tensors
+from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.runtimes.onnx import OnnxRuntime
+from tests.core.test_docs_examples import blocks
 from tests.fixtures.tiny_onnx import (
     custom_onnx,
     external_onnx,
@@ -218,6 +221,38 @@ def test_a_quantized_model_computes_what_the_library_does(tmp_path: Path) -> Non
     x = np.random.default_rng(2).random((6, 4), np.float32)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     np.testing.assert_array_equal(runtime.run({"x": x})["y"], session.run(["y"], {"x": x})[0])
+
+
+def test_the_manual_makes_models_that_are_served(tmp_path: Path) -> None:
+    """The page's model, and the same model quantized (QDQ, calibrated), as ONNX Runtime itself computes them."""
+    import onnxruntime
+
+    rows = np.random.default_rng(3).uniform(0, 7, (16, 4)).astype(np.float32)
+    answers = []
+    for script in blocks("runtimes/onnx.md", "python"):
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=100, capture_output=True)
+        (model,), broken = FolderRepository([tmp_path / "models"]).scan()
+        assert broken == []
+        runtime = OnnxRuntime()
+        loaded = runtime.load(model.manifest, model.folder)
+        assert loaded.signature is not None
+        assert loaded.signature.batched
+        answers.append(runtime.run({"flower": rows})["probabilities"])
+        session = onnxruntime.InferenceSession(str(model.folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(answers[-1], session.run(None, {"flower": rows})[0], rtol=1e-6)
+    operators = {node.op_type for node in onnx.load(str(model.folder / "model.onnx")).graph.node}
+    assert "DequantizeLinear" in operators
+    np.testing.assert_allclose(*answers, atol=0.05)
+
+
+@pytest.mark.parametrize(("opset", "ir", "said"), [(99, 8, "Opset 99"), (17, 99, "IR version: 99")])
+def test_a_file_that_is_too_new_is_told(tmp_path: Path, opset: int, ir: int, said: str) -> None:
+    identity_onnx(tmp_path / "model.onnx")
+    model = onnx.load(str(tmp_path / "model.onnx"))
+    model.opset_import[0].version, model.ir_version = opset, ir
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelLoadFailed, match=rf"it has {said}, which is newer than \d+, .*update onnxruntime"):
+        OnnxRuntime().load(manifest(), tmp_path)
 
 
 def test_a_missing_custom_operator_is_named(tmp_path: Path) -> None:

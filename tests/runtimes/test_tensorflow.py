@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from inference_engine.domain.model import Execution, Manifest, Signature, Tensor
 from inference_engine.domain.ports import Executor, Loaded, StoredModel
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
 from inference_engine.infra.repository import FolderRepository
+from inference_engine.infra.runtimes.trust import TRUSTED_DIGESTS, digest_of, tree_digest
 from tests.conftest import ROOT
 from tests.core.test_docs_examples import blocks
 from tests.fixtures.tiny_tensorflow import sample
@@ -49,13 +51,15 @@ async def started(
     declared: Signature | None = None,
     device: str = "auto",
     options: dict[str, object] | None = None,
+    trusted: str = "",
 ) -> AsyncIterator[tuple[Executor, Loaded]]:
     execution = Execution(threads=1, device=device)
     manifest = Manifest(
         "m", "1", "tensorflow", artifact, signature=declared, execution=execution, options=options or {}
     )
+    environment = QUIET | {TRUSTED_DIGESTS: trusted}
     executor = RunnerExecutor(
-        StoredModel(manifest, folder), time.monotonic, lambda: None, SUPERVISION, environment=lambda: QUIET
+        StoredModel(manifest, folder), time.monotonic, lambda: None, SUPERVISION, environment=lambda: environment
     )
     try:
         yield executor, await executor.start()
@@ -98,12 +102,76 @@ async def test_a_keras_file_computes_the_same(models: Path) -> None:
         assert (await executor.run([{"x": x}], [3])).outputs[0]["y"].shape == (3, 2)
 
 
+async def test_a_keras_model_that_was_exported_computes_the_same(models: Path) -> None:
+    expected = np.load(models / "expected.npz")
+    async with started(models, "exported") as (executor, loaded):
+        assert loaded.signature is not None
+        assert {spec.name for spec in loaded.signature.inputs} == {"left", "right"}
+        x = sample()["x"]
+        found = (await executor.run([{"left": x, "right": x[:, :2]}], [3])).outputs[0]
+        for name, array in zip(("scores", "joined"), found.values(), strict=True):
+            np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)
+
+
+HOSTILE = {
+    "hostile": "hostile touches files.*WriteFile",
+    "checkpoint": "checkpoint writes or reads a file while it is loaded or served.*SaveV2",
+    "spy": "spy reads a file that is not its asset.*InitializeTableFromTextFileV2",
+    "lambda.keras": "lambda.keras holds a Lambda layer",
+    "file.keras": "file.keras holds a vocabulary in the file '/etc/passwd'",
+    "graph.keras": "graph.keras holds a TFSMLayer layer",
+}
+
+
 async def test_hostile_models_are_refused_and_nothing_is_written(models: Path) -> None:
-    for artifact, message in (("hostile", "WriteFile"), ("lambda.keras", "Lambda|lambda")):
-        with pytest.raises(ModelLoadFailed, match=message):
+    rewritten(models, "file.keras", b'{"name": "y"', b'{"vocabulary": "/etc/passwd", "name": "y"')
+    rewritten(models, "graph.keras", b'"Dense"', b'"TFSMLayer"')
+    for artifact, message in HOSTILE.items():
+        path = models / artifact
+        digest = tree_digest(path) if path.is_dir() else digest_of(path.read_bytes())
+        with pytest.raises(ModelLoadFailed, match=f"{message}.*{digest} to the setting trusted_digests"):
             async with started(models, artifact):
                 pass
-    assert not (models / "marker").exists()
+    assert not list(models.glob("marker*"))
+
+
+def rewritten(models: Path, name: str, old: bytes, new: bytes) -> None:
+    """`sequential.keras` with another configuration, and a member that would leave the folder it is unpacked in."""
+    with zipfile.ZipFile(models / "sequential.keras") as source, zipfile.ZipFile(models / name, "w") as target:
+        for member in source.namelist():
+            content = source.read(member)
+            target.writestr(member, content.replace(old, new) if member == "config.json" else content)
+
+
+async def test_a_member_that_leads_out_of_the_archive_is_refused(models: Path) -> None:
+    rewritten(models, "slip.keras", b"", b"")
+    with zipfile.ZipFile(models / "slip.keras", "a") as archive:
+        archive.writestr("assets/../../../slipped", "x")
+    with pytest.raises(ModelLoadFailed, match=r"its member 'assets/../../../slipped' leads out of the archive"):
+        async with started(models, "slip.keras"):
+            pass
+    assert not (models.parent / "slipped").exists()
+
+
+async def test_what_the_operator_trusts_is_loaded(models: Path) -> None:
+    digest = digest_of((models / "lambda.keras").read_bytes())
+    async with started(models, "lambda.keras", trusted=digest) as (executor, loaded):
+        assert loaded.signature is not None
+        (given,) = loaded.signature.inputs
+        x = sample()["x"]
+        ((found,),) = [list(output.values()) for output in (await executor.run([{given.name: x}], [3])).outputs]
+        np.testing.assert_allclose(found, x * 2)
+    async with started(models, "hostile", trusted=tree_digest(models / "hostile")) as (executor, _):
+        await executor.run([{"x": x}], [3])
+    assert (models / "marker").read_text() == "written"  # so the model was a hostile one
+    (models / "marker").unlink()
+
+
+async def test_a_table_in_an_asset_is_looked_up(models: Path) -> None:
+    (models / "words.txt").unlink(missing_ok=True)  # it was copied into the model
+    async with started(models, "words") as (executor, _):
+        word = np.array([b"no", b"maybe", b"yes"], object)
+        assert (await executor.run([{"word": word}], [3])).outputs[0]["index"].tolist() == [1, -1, 0]
 
 
 async def test_damaged_models_and_wrong_options_are_named(models: Path, tmp_path: Path) -> None:

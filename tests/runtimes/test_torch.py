@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from inference_engine.domain.model import Execution, Manifest, Signature, Tensor
 from inference_engine.infra.manifest_files import read_manifest
 from inference_engine.infra.repository import FolderRepository
 from inference_engine.infra.runtimes.torch import TorchRuntime
+from inference_engine.infra.runtimes.torch.vetting_script import vet_script
+from inference_engine.infra.runtimes.trust import TRUSTED_DIGESTS, digest_of
 from tests.core.test_docs_examples import blocks
 from tests.fixtures.tiny_torch import Touch, expected, net, rewritten, sample, save_program, save_script
 
@@ -145,6 +148,70 @@ def test_a_hostile_pickle_is_not_run(tmp_path: Path, module: Any, form: str) -> 
     assert not marker.exists()
 
 
+@pytest.mark.parametrize("form", ["state", "module"])
+def test_a_trusted_pickle_is_read_and_no_other(
+    tmp_path: Path, module: Any, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """A checkpoint with an object beside the tensors; a whole module, whose class lies in `tiny_net.py` beside it."""
+    if form == "state":
+        torch.save({"state_dict": module.state_dict(), "folder": Path("runs")}, tmp_path / "model.pt")
+        options: dict[str, Any] = WEIGHTS
+    else:
+        (tmp_path / "tiny_net.py").write_text((tmp_path / "model.py").read_text())
+        saving = "import torch, tiny_net; torch.manual_seed(0); torch.save(tiny_net.Net(8), 'model.pt')"
+        subprocess.run([sys.executable, "-c", saving], cwd=tmp_path, check=True, timeout=60)
+        options = {}
+    digest = digest_of((tmp_path / "model.pt").read_bytes())
+    with pytest.raises(ModelLoadFailed, match=f"(?s)model.pt holds more than tensors.*{digest}.*trusted_digests"):
+        TorchRuntime().load(manifest("model.pt", **options), tmp_path)
+    monkeypatch.setenv(TRUSTED_DIGESTS, digest)
+    runtime = TorchRuntime()
+    runtime.load(manifest("model.pt", **options), tmp_path)
+    check(runtime, module)
+    if form == "module":
+        (tmp_path / "tiny_net.py").unlink()
+        with pytest.raises(ModelLoadFailed, match=r"needs classes that are not here .*tiny_net"):
+            TorchRuntime().load(manifest("model.pt"), tmp_path)
+        with pytest.raises(InvalidManifest, match="in a runner process only"):
+            threaded = msgspec.structs.replace(manifest("model.pt"), execution=Execution(executor="thread"))
+            TorchRuntime().load(threaded, tmp_path)
+
+
+def test_torchscript_that_touches_files_is_read_only_if_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "marker"
+
+    class Writes(torch.nn.Module):
+        def forward(self, x: torch.Tensor, place: str = str(marker)) -> torch.Tensor:
+            torch.save(x, place)
+            return x
+
+    class Reads(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.from_file("/etc/hostname", size=1, dtype=torch.uint8)
+
+    signature = Signature((TensorSpec("x", "float32", (-1, 4)),))
+    for module, word in ((Reads(), "torch.from_file"), (Writes(), "torch.save")):
+        save_script(module, tmp_path / "model.pt")
+        with pytest.raises(ModelLoadFailed, match=f"uses '{word}' in code/.*trusted_digests"):
+            TorchRuntime().load(manifest("model.pt", signature), tmp_path)
+    assert not marker.exists()
+    monkeypatch.setenv(TRUSTED_DIGESTS, digest_of((tmp_path / "model.pt").read_bytes()))
+    runtime = TorchRuntime()
+    runtime.load(manifest("model.pt", signature), tmp_path)
+    runtime.run({"x": np.ones((1, 4), np.float32)})
+    assert marker.exists()  # so the file was a hostile one
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # those of torch.ao
+def test_torchscript_of_many_kinds_only_computes(tmp_path: Path) -> None:
+    linear = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LSTM(4, 4))
+    quantized = torch.ao.quantization.quantize_dynamic(linear, {torch.nn.Linear, torch.nn.LSTM})
+    for module in (torch.nn.Transformer(8, 2, 1, 1, 16), torch.nn.MultiheadAttention(4, 2), linear, quantized):
+        vet_script(save_script(module.eval(), tmp_path / "model.pt"))
+
+
 def hostile_programs(marker: Path, model: dict[str, Any]) -> dict[str, dict[str, bytes]]:
     """Records of an exported program, each of which would run code when PyTorch reads them unseen."""
     import pickle
@@ -204,7 +271,7 @@ def test_a_hostile_program_is_not_read(tmp_path: Path, module: Any) -> None:
     for what, changes in hostile_programs(marker, model).items():
         named = {(name if root else name.removeprefix("data/")): content for name, content in changes.items()}
         rewritten(source, tmp_path / "hostile.pt2", named)
-        with pytest.raises(ModelLoadFailed, match=r"refused because|more than tensors"):
+        with pytest.raises(ModelLoadFailed, match=r"it is refused.*trusted_digests"):
             TorchRuntime().load(manifest("hostile.pt2", None), tmp_path)
         assert not marker.exists(), what
 

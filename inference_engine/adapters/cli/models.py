@@ -70,6 +70,7 @@ def _details(view: ModelView) -> list[tuple[str, str]]:
         ("stages", ", ".join(view.details.get("stages", ()))),
         ("state", view.state + (f", process {view.pid}" if view.pid else "")),
         ("error", str((view.error or {}).get("message", ""))),
+        ("warnings", " ".join(" ".join(str(line).split()) for line in view.details.get("warnings", ()))),
         ("files", size(view.size_bytes)),
         ("memory", size(view.memory_bytes) if view.memory_bytes else ""),
         ("context", f"{view.context_length} tokens" if view.context_length else ""),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import count
 from secrets import token_hex
 from typing import Any, NamedTuple, NoReturn
 
@@ -13,8 +14,9 @@ from inference_engine.adapters.grpc.statuses import STATUS
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError
 from inference_engine.domain.requests import Call, Principal
-from inference_engine.services.access import AccessService
+from inference_engine.services.access import LOCAL, AccessService
 
+_REQUEST_ID_NAME = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = get_logger(__name__)
 
@@ -32,6 +34,8 @@ class Admission:
     def __init__(self, access: AccessService, clock: Callable[[], float], limit_s: float) -> None:
         self._access = access
         self._clock = clock
+        self._ids = count()
+        self._id_prefix = token_hex(8)
         self._limit_s = limit_s
 
     def admit(self, context: Any) -> Caller:
@@ -40,22 +44,26 @@ class Admission:
         Raises:
             Unauthenticated.
         """
-        headers = _headers(context)
-        principal = self._access.authenticate(headers)
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        return Caller(principal, given if _REQUEST_ID.fullmatch(given) else token_hex(12))
+        metadata = context.invocation_metadata() or ()
+        principal = self._access.authenticate(_headers(metadata)) if self._access.has_keys else LOCAL
+        for name, value in metadata:
+            if name == _REQUEST_ID_NAME and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
+                return Caller(principal, value)
+        return Caller(principal, f"{self._id_prefix}{next(self._ids):08x}")
 
     def call(self, caller: Caller, context: Any, own_limit_s: float | None, priority: int) -> Call:
         """The call of one request: the client's deadline, its own `timeout` and our limit, whichever is first."""
-        limits = (self._limit_s, own_limit_s, context.time_remaining())
-        deadline_s = self._clock() + min(limit for limit in limits if limit is not None)
-        return Call(caller.id, caller.principal, deadline_s, priority)
+        limit_s = self._limit_s if own_limit_s is None else min(self._limit_s, own_limit_s)
+        left_s = context.time_remaining()
+        if left_s is not None and left_s < limit_s:
+            limit_s = left_s
+        return Call(caller.id, caller.principal, self._clock() + limit_s, priority)
 
 
-def _headers(context: Any) -> dict[bytes, bytes]:
+def _headers(metadata: Iterable[tuple[str, str | bytes]]) -> dict[bytes, bytes]:
     return {
-        key.encode("latin-1"): value if isinstance(value, bytes) else value.encode("latin-1", "replace")
-        for key, value in context.invocation_metadata() or ()
+        name.encode("latin-1"): value if isinstance(value, bytes) else value.encode("latin-1", "replace")
+        for name, value in metadata
     }
 
 

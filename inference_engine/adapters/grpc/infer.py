@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
+import msgspec
+
 from inference_engine.adapters.grpc import generation, tensors
 from inference_engine.adapters.grpc.admission import Admission, Caller, abort, told
-from inference_engine.adapters.grpc.protocol import InferResponse, StreamResponse
+from inference_engine.adapters.grpc.answers import Answers, head_of
+from inference_engine.adapters.grpc.protocol import InferRequest, InferResponse, StreamResponse, read
 from inference_engine.adapters.grpc.tensors import Place
 from inference_engine.adapters.sequences import SEQUENCE, sequence_step
 from inference_engine.adapters.shared_memory import Regions
+from inference_engine.domain.classification import classified
 from inference_engine.domain.errors import EngineError, InvalidRequest, ShuttingDown, UnknownField, UnsupportedTask
 from inference_engine.domain.requests import Call, Predict, SequenceStep
-from inference_engine.domain.results import Prediction, Served
+from inference_engine.domain.results import Prediction
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 
 FINAL = "triton_final_response"
+_CLASSES = "classification"
 _EMPTY_FINAL = "triton_enable_empty_final_response"
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
@@ -29,7 +34,8 @@ _MAX_ID = 256
 class Asked(NamedTuple):
     """A request without its tensors. `places` are outputs wanted in shared memory, `rest` is for a generation.
 
-    `empty_final` asks for an empty response after the last of several.
+    Of the outputs in `classes` only that many best classes are wanted. `empty_final` asks for an empty response after
+    the last of several.
     """
 
     target: str
@@ -38,6 +44,7 @@ class Asked(NamedTuple):
     timeout_s: float | None
     priority: int
     rest: dict[str, Any]
+    classes: Mapping[str, int] = {}
     empty_final: bool = False
     sequence: SequenceStep | None = None
 
@@ -52,26 +59,22 @@ class Infer:
         self._inference = inference
         self._admission = admission
         self._regions = regions
+        self._encode = Answers(regions).encoded
         self._closing = asyncio.Event()
 
     def close(self) -> None:
         """End the streams that wait for their client's next request; what is being answered goes on."""
         self._closing.set()
 
-    async def unary(self, request: Any, context: Any) -> Any:
-        """ModelInfer: one answer; a generation is answered whole."""
+    async def unary(self, encoded: bytes, context: Any) -> bytes:
+        """ModelInfer: one answer, encoded; a generation is answered whole. A hot path: measured."""
         try:
             caller = self._admission.admit(context)
+            request = read(InferRequest, encoded)
             asked = _asked(request)
             inputs = tensors.decoded(request, self._regions)
-            wanted = await self._generation(asked, inputs)
-            if wanted is not None:
-                if wanted.stream:
-                    raise UnsupportedTask(
-                        "stream is true: call ModelStreamInfer, which can answer in parts", param="stream"
-                    )
-                async with aclosing(self._generated(request, asked, wanted, caller, context)) as answers:
-                    return await anext(answers)
+            if generation.TEXT_INPUT in inputs and (wanted := await self._generation(asked, inputs)) is not None:
+                return await self._whole(request, asked, wanted, caller, context)
             return await self._predicted(request, asked, inputs, caller, context)
         except Exception as error:
             return await abort(context, error, "ModelInfer")
@@ -87,6 +90,16 @@ class Infer:
                             yield answer
         except EngineError as error:
             await abort(context, error, "ModelStreamInfer")
+
+    async def _whole(
+        self, request: Any, asked: Asked, wanted: generation.Wanted, caller: Caller, context: Any
+    ) -> bytes:
+        """A generation as one answer."""
+        if wanted.stream:
+            raise UnsupportedTask("stream is true: call ModelStreamInfer, which can answer in parts", param="stream")
+        async with aclosing(self._generated(request, asked, wanted, caller, context)) as answers:
+            encoded: bytes = (await anext(answers)).SerializeToString()
+            return encoded
 
     async def _requests(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
         """The requests of a stream, until its client ends it.
@@ -140,7 +153,7 @@ class Infer:
                 async for answer in answers:
                     yield answer
             return
-        answer = await self._predicted(request, asked, inputs, caller, context)
+        answer = InferResponse.FromString(await self._predicted(request, asked, inputs, caller, context))
         answer.parameters[FINAL].bool_param = True
         yield answer
 
@@ -156,11 +169,12 @@ class Infer:
         stream = self._inference.predict_stream(*self._prediction(asked, inputs, caller, context))
         async with aclosing(stream.responses) as predictions:
             async for prediction in predictions:
-                answer = self._written(request, asked, prediction)
+                answer = InferResponse.FromString(self._encoded(request, asked, prediction))
                 answer.parameters[FINAL].bool_param = False
                 yield answer
         if asked.empty_final:
-            answer = _head(request, stream.served)
+            answer = head_of(stream.served)
+            answer.id = request.id
             answer.parameters[FINAL].bool_param = True
             yield answer
 
@@ -180,9 +194,9 @@ class Infer:
 
     async def _predicted(
         self, request: Any, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
-    ) -> Any:
+    ) -> bytes:
         prediction = await self._inference.predict(*self._prediction(asked, inputs, caller, context))
-        return self._written(request, asked, prediction)
+        return self._encoded(request, asked, prediction)
 
     def _prediction(
         self, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
@@ -192,27 +206,35 @@ class Infer:
         call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
         return asked.target, Predict(inputs, asked.outputs, asked.sequence), call
 
-    def _written(self, request: Any, asked: Asked, prediction: Prediction) -> Any:
-        response = _head(request, prediction.served)
-        for name, array in prediction.outputs.items():
-            tensors.add_output(response, name, array, asked.places.get(name), self._regions)
-        return response
+    def _encoded(self, request: Any, asked: Asked, prediction: Prediction) -> bytes:
+        if asked.classes:
+            prediction = self._classified(prediction, asked.classes)
+        return self._encode(request.id, prediction, asked.places)
+
+    def _classified(self, prediction: Prediction, classes: Mapping[str, int]) -> Prediction:
+        signature = self._models.signature(prediction.served.ref)
+        outputs = {
+            name: classified(name, array, classes[name], signature) if name in classes else array
+            for name, array in prediction.outputs.items()
+        }
+        return msgspec.structs.replace(prediction, outputs=outputs)
 
     async def _generated(
         self, request: Any, asked: Asked, wanted: generation.Wanted, caller: Caller, context: Any
     ) -> AsyncGenerator[Any]:
         for name in asked.outputs:
-            if name != generation.TEXT_OUTPUT or asked.places:
+            if name != generation.TEXT_OUTPUT or asked.places or asked.classes:
                 raise InvalidRequest(
                     f"output {name!r} is not given by a generation: ask for {generation.TEXT_OUTPUT}, outside of "
-                    "shared memory",
+                    "shared memory and without classes",
                     param="outputs",
                 )
         call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
         answer = await self._inference.generate(asked.target, wanted.request, call)
         async with aclosing(generation.parts(answer.deltas, whole=not wanted.stream)) as parts:
             async for part in parts:
-                response = _head(request, answer.served)
+                response = head_of(answer.served)
+                response.id = request.id
                 tensors.add_output(response, generation.TEXT_OUTPUT, part.tensor, None, self._regions)
                 if part.done is not None:
                     response.parameters[FINAL].bool_param = True
@@ -228,13 +250,6 @@ async def _next(requests: AsyncIterator[Any]) -> Any:
         return await requests.__anext__()
     except StopAsyncIteration:
         return None
-
-
-def _head(request: Any, served: Served) -> Any:
-    response = InferResponse(model_name=served.ref.name, model_version=served.ref.version, id=request.id)
-    response.parameters["route"].string_param = served.route
-    response.parameters["rule"].string_param = served.rule
-    return response
 
 
 def target_of(name: str, version: str) -> str:
@@ -264,14 +279,29 @@ def _asked(request: Any) -> Asked:
     timeout_s, priority = _timeout_s(rest.pop("timeout", None)), _priority(rest.pop("priority", 0))
     names: list[str] = []
     places: dict[str, Place] = {}
+    classes: dict[str, int] = {}
     for output in request.outputs:
         if output.name in names:
             raise InvalidRequest(f"output {output.name!r} is asked for twice", param="outputs")
         names.append(output.name)
-        place = tensors.place_of(output.name, tensors.parameters(output.parameters), "output")
+        given = tensors.parameters(output.parameters)
+        if count := _class_count(output.name, given.pop(_CLASSES, 0)):
+            classes[output.name] = count
+        place = tensors.place_of(output.name, given, "output")
         if place is not None:
             places[output.name] = place
-    return Asked(target, tuple(names), places, timeout_s, priority, rest, empty_final, sequence)
+            if count:
+                raise InvalidRequest(
+                    f"output {output.name!r}: classes cannot go into shared memory: leave one out", param=output.name
+                )
+    return Asked(target, tuple(names), places, timeout_s, priority, rest, classes, empty_final, sequence)
+
+
+def _class_count(name: str, value: Any) -> int:
+    """How many of the best classes are wanted instead of the output, 0 for the output itself."""
+    if type(value) is not int or value < 0:
+        raise InvalidRequest(f"output {name!r}: {_CLASSES} must be a number of classes", param=name)
+    return value
 
 
 def _timeout_s(value: Any) -> float | None:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from inference_engine.domain.errors import InvalidRequest
 
 SERVICE = "inference.GRPCInferenceService"
 _COMPILED = Path(__file__).parent / "proto" / "inference.binpb"
@@ -30,6 +33,18 @@ METHODS: Any = POOL.FindServiceByName(SERVICE).methods
 def message(name: str) -> Any:
     """The class of a message of the protocol."""
     return message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}"))
+
+
+def read(kind: Any, encoded: bytes) -> Any:
+    """A message of the class `kind`.
+
+    Raises:
+        InvalidRequest: the bytes are none. gRPC's own reader would call that an internal error.
+    """
+    try:
+        return kind.FromString(encoded)
+    except DecodeError:
+        raise InvalidRequest(f"the request is no {kind.DESCRIPTOR.full_name}: send its protobuf encoding") from None
 
 
 InferRequest: Any = message("ModelInferRequest")

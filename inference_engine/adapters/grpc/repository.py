@@ -19,7 +19,10 @@ from inference_engine.domain.statistics import Spent
 from inference_engine.services.health import HealthService
 from inference_engine.services.models import ModelService, ModelStatus
 
-EXTENSIONS = ("model_repository", "model_configuration", "statistics", "system_shared_memory", "parameters", "sequence")
+EXTENSIONS = (
+    *("classification", "model_repository", "model_configuration", "parameters", "sequence", "statistics"),
+    "system_shared_memory",
+)
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 _TYPES = {"BYTES": "TYPE_STRING"}
 _GENERATION = (

@@ -14,11 +14,11 @@ from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from inference_engine.adapters.grpc.access_log import AccessLog
+from inference_engine.adapters.grpc.access_log import AccessLog, Unary
 from inference_engine.adapters.grpc.admission import Admission, abort
 from inference_engine.adapters.grpc.health import HEALTH, Health
 from inference_engine.adapters.grpc.infer import Infer
-from inference_engine.adapters.grpc.protocol import METHODS, POOL, SERVICE, message
+from inference_engine.adapters.grpc.protocol import METHODS, POOL, SERVICE, message, read
 from inference_engine.adapters.grpc.repository import Repository
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.core.settings import Compression, SettingsError
@@ -142,22 +142,25 @@ class GrpcServer:
         log = AccessLog(self._admission) if self._options.access_log else None
         handlers = {}
         for method in METHODS:
-            read = message(method.input_type.name).FromString
-            write = message(method.output_type.name).SerializeToString
+            taken, given = message(method.input_type.name), message(method.output_type.name)
             path = f"/{SERVICE}/{method.name}"
             if method.name == "ModelStreamInfer":
                 stream = log.stream(path, self._infer.stream) if log else self._infer.stream
-                handlers[method.name] = grpc.stream_stream_rpc_method_handler(stream, read, write)
+                handlers[method.name] = grpc.stream_stream_rpc_method_handler(
+                    stream, taken.FromString, given.SerializeToString
+                )
                 continue
-            unary = self._infer.unary if method.name == "ModelInfer" else partial(self._answer, method.name)
-            handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-                log.unary(path, unary) if log else unary, read, write
-            )
+            unary: Unary = partial(self._answer, method.name, taken)
+            if method.name == "ModelInfer":
+                unary = self._infer.unary
+            handlers[method.name] = grpc.unary_unary_rpc_method_handler(log.unary(path, unary) if log else unary)
         return handlers
 
-    async def _answer(self, method: str, request: Any, context: Any) -> Any:
+    async def _answer(self, method: str, kind: Any, encoded: bytes, context: Any) -> bytes:
         try:
-            return await self._repository.answered(method, request, context)
+            answer = await self._repository.answered(method, read(kind, encoded), context)
+            answered: bytes = answer.SerializeToString()
+            return answered
         except Exception as error:
             return await abort(context, error, method)
 

@@ -18,6 +18,7 @@ from inference_engine.domain.tensors import Array
 _MAX_RANK = 32
 _MAX_DIM = 2**48
 _REGION, _SIZE, _OFFSET = "shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"
+_BINARY_SIZE = "binary_data_size"
 _CONTENTS = {
     "BOOL": "bool_contents",
     "INT64": "int64_contents",
@@ -67,7 +68,7 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
         if name in inputs:
             raise InvalidTensor(f"input {name!r} is given twice", param=name)
         shape = _shape(name, tensor.shape)
-        place = place_of(name, parameters(tensor.parameters), "input") if tensor.parameters else None
+        place, size = _placed(name, tensor.parameters) if tensor.parameters else (None, None)
         if place is not None:
             if tensor.HasField("contents"):
                 raise InvalidTensor(f"input {name!r} has both contents and shared memory", param=name)
@@ -82,9 +83,12 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
                 )
             if taken >= len(raws):
                 raise InvalidTensor(f"input {name!r} has no entry in raw_input_contents", param=name)
-            inputs[name] = from_raw(name, tensor.datatype, shape, raws[taken])
+            raw = raws[taken]
+            _check_size(name, size, len(raw))
+            inputs[name] = from_raw(name, tensor.datatype, shape, raw)
             taken += 1
         else:
+            _check_size(name, size, 0)
             inputs[name] = _typed(name, tensor.datatype, shape, tensor.contents)
     if taken != len(raws):
         raise InvalidRequest(
@@ -95,9 +99,26 @@ def decoded(request: Any, regions: Regions) -> dict[str, Array]:
     return inputs
 
 
+def _placed(name: str, given: Any) -> tuple[Place | None, Any]:
+    """Where an input is in shared memory, and its `binary_data_size`; None for what is not said."""
+    values = parameters(given)
+    size = values.pop(_BINARY_SIZE, None)
+    return place_of(name, values, "input"), size
+
+
+def _check_size(name: str, declared: Any, size_bytes: int) -> None:
+    """KServe's client declares over gRPC, too, how long a raw input is."""
+    if declared is not None and declared != size_bytes:
+        raise InvalidTensor(
+            f"input {name!r} declares {_BINARY_SIZE} {str(declared)[:40]}, its entry in raw_input_contents has "
+            f"{size_bytes} bytes",
+            param=name,
+        )
+
+
 def _shape(name: str, given: Any) -> tuple[int, ...]:
     shape = tuple(given)
-    if len(shape) > _MAX_RANK or any(not 0 <= size <= _MAX_DIM for size in shape):
+    if shape and (len(shape) > _MAX_RANK or min(shape) < 0 or max(shape) > _MAX_DIM):
         raise InvalidTensor(
             f"input {name!r} has the shape {list(shape[:_MAX_RANK])}: at most {_MAX_RANK} dimensions from 0 to 2^48",
             param=name,
@@ -155,6 +176,9 @@ def _typed(name: str, datatype: str, shape: tuple[int, ...], contents: Any) -> A
 def add_output(response: Any, name: str, array: Array, place: Place | None, regions: Regions) -> None:
     """Append an output to a `ModelInferResponse`, as raw contents or into shared memory.
 
+    One in shared memory has an empty entry in the raw contents, as in Triton: clients find raw contents by the place of
+    an output among all.
+
     Raises:
         InferenceFailed: the protocol has no such datatype. InvalidTensor: it does not fit its place.
     """
@@ -166,6 +190,7 @@ def add_output(response: Any, name: str, array: Array, place: Place | None, regi
     if place is None:
         response.raw_output_contents.append(raw)
         return
+    response.raw_output_contents.append(b"")
     regions.write(place.region, place.offset, place.size_bytes, raw, name)
     output.parameters[_REGION].string_param = place.region
     output.parameters[_SIZE].int64_param = len(raw)

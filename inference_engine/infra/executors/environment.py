@@ -16,7 +16,7 @@ _TENSORFLOW = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow"}
 TRUSTED_DIGESTS = "INFERENCE_ENGINE_TRUSTED_DIGESTS"
 """Lists, separated by commas, the digests of files that the operator trusts to run code while they are read."""
 
-_ASK_FOR_TRUST = frozenset(("sklearn", "mlflow"))
+_ASK_FOR_TRUST = frozenset(("sklearn", "mlflow", "torch", "tensorflow"))
 """The runtimes that may read such a file; nobody else needs to know."""
 
 

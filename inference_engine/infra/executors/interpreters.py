@@ -23,6 +23,7 @@ from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import ModelLoadFailed
 from inference_engine.domain.ports import StoredModel
 from inference_engine.infra.executors.process import environment_without_secrets
+from inference_engine.infra.executors.requirements import check_requirements
 
 REQUIREMENTS = "requirements.txt"
 _FILE = re.compile(r"\.(whl|tar\.gz|zip|txt)$")
@@ -58,6 +59,7 @@ class ModelInterpreters:
                 param=REQUIREMENTS,
             )
         try:
+            await asyncio.to_thread(check_requirements, file)
             return str(_python(await self._made(file, str(model.manifest.ref))))
         except OSError as error:
             raise ModelLoadFailed(f"{file}: its packages cannot be installed: {error}", param=REQUIREMENTS) from error

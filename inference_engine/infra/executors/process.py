@@ -102,6 +102,7 @@ class RunnerProcess(asyncio.Protocol):
         self._tokenizing: dict[int, asyncio.Future[tuple[int, ...]]] = {}
         self.gauges: Mapping[str, float] = {}
         self._log_tail: deque[str] = deque(maxlen=_LOG_LINES)
+        self._file = ""
 
     @classmethod
     async def spawn(
@@ -134,6 +135,7 @@ class RunnerProcess(asyncio.Protocol):
                 env=_environment(model) | dict(environment),
             )
             process = cls(popen, Arena(in_fd, ARENA_BYTES), Arena(out_fd, ARENA_BYTES), clock)
+            process._file = str(model.folder / model.manifest.artifact)
         finally:
             theirs.close()
             for fd in (in_fd, out_fd, log_write):
@@ -184,7 +186,7 @@ class RunnerProcess(asyncio.Protocol):
         """Wait for the process and tell everybody who waits for it."""
         await asyncio.to_thread(self.popen.wait)
         if not self._ready.done():
-            self._ready.set_exception(ModelLoadFailed(self._obituary("while loading")))
+            self._ready.set_exception(ModelLoadFailed(self._obituary(f"while loading {self._file}")))
         for batch in self._batches.values():
             if not batch.answer.done():
                 batch.lost(ProcessLost(self.epitaph))

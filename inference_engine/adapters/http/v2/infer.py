@@ -17,12 +17,12 @@ from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
-from inference_engine.adapters.http.v2.classification import classified
 from inference_engine.adapters.http.v2.errors import broken_off
 from inference_engine.adapters.http.v2.shared_memory import REGION, Place, read_input, write_output
 from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
 from inference_engine.adapters.sequences import SEQUENCE, sequence_step
 from inference_engine.adapters.shared_memory import Regions
+from inference_engine.domain.classification import classified
 from inference_engine.domain.datatypes import datatype_of, to_raw
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
 from inference_engine.domain.requests import Predict, SequenceStep
@@ -38,6 +38,7 @@ _KNOWN = frozenset({"binary_data_output", "timeout", "priority", *SEQUENCE})
 _OUTPUT_KNOWN = frozenset({"binary_data", "classification"})
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
+_MAX_DIGITS = 19
 _NOTHING = memoryview(b"")
 
 
@@ -77,6 +78,11 @@ class Infer:
         if request.outputs is not UNSET or request.parameters is not UNSET:
             wanted = _ALL_BINARY if _is_all_binary(request) else _wanted(request)
         params = exchange.path_params
+        if request.model_name is not UNSET and request.model_name != params["model"]:
+            raise InvalidRequest(
+                f"model_name is {shown(request.model_name)}, the path says {params['model']!r}: leave it out",
+                param="model_name",
+            )
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
@@ -124,7 +130,7 @@ class Infer:
         for name, array in prediction.outputs.items():
             output: dict[str, Any] = {"name": name, "datatype": datatype_of(name, array), "shape": array.shape}
             if name in wanted.places:
-                output["parameters"] = write_output(self._regions, name, array, wanted.places[name])
+                write_output(self._regions, name, array, wanted.places[name])
             elif name in wanted.binary or (wanted.default and name not in wanted.names):
                 chunks.append(to_raw(array))
                 output["parameters"] = {tensors.BINARY_SIZE: len(chunks[-1])}
@@ -219,7 +225,7 @@ def _repeated(request: InferRequest) -> InvalidRequest:
 
 
 def _split(body: bytes, header_length: bytes) -> tuple[memoryview, memoryview]:
-    if not header_length.isdigit() or int(header_length) > len(body):
+    if not header_length.isdigit() or len(header_length) > _MAX_DIGITS or int(header_length) > len(body):
         raise InvalidRequest(
             f"Inference-Header-Content-Length must be the size of the JSON part, at most {len(body)} bytes here",
             param="Inference-Header-Content-Length",

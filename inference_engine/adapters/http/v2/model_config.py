@@ -32,7 +32,7 @@ class ModelConfig:
         loaded = self._models.loaded(ref)
         if loaded is not None:
             config["model_transaction_policy"] = {"decoupled": "predict_stream" in loaded.kinds}
-        await exchange.respond(200, _ENCODER.encode(config), compress=True)
+        await exchange.respond(200, _ENCODER.encode(config))
 
 
 def config_of(manifest: Manifest, signature: Signature | None) -> dict[str, Any]:

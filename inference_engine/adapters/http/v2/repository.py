@@ -1,4 +1,7 @@
-"""Metadata, readiness and the model repository of v2: what is there, load it, unload it."""
+"""Metadata, readiness and the model repository of v2: what is there, load it, unload it.
+
+No answer of v2's tensor part is compressed unasked: Triton's aio client says that it takes gzip and then reads it raw.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,7 @@ class Repository:
 
     @staticmethod
     async def _json(exchange: Exchange, value: object) -> None:
-        await exchange.respond(200, _ENCODER.encode(value), compress=True)
+        await exchange.respond(200, _ENCODER.encode(value))
 
 
 def _tensor(spec: TensorSpec) -> wire.TensorMetadata:

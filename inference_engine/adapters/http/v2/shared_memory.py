@@ -109,8 +109,10 @@ def read_input(regions: Regions, tensor: InferInput, parameters: Parameters) -> 
     return datatypes.from_raw(tensor.name, tensor.datatype, tensor.shape, raw)
 
 
-def write_output(regions: Regions, name: str, array: Array, place: Place) -> Parameters:
-    """Put an output into its region; gives the output's parameters. Raises `InvalidTensor` where it does not fit."""
-    raw = datatypes.to_raw(array)
-    regions.write(place.region, place.offset, place.size_bytes, raw, name)
-    return {REGION: place.region, _OFFSET: place.offset, _SIZE: len(raw)}
+def write_output(regions: Regions, name: str, array: Array, place: Place) -> None:
+    """Put an output into its region. Raises `InvalidTensor` where it does not fit.
+
+    The answer tells nothing of it, as in Triton: its C++ client takes any parameter of an output for those of binary
+    data.
+    """
+    regions.write(place.region, place.offset, place.size_bytes, datatypes.to_raw(array), name)

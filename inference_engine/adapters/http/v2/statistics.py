@@ -75,7 +75,7 @@ class Statistics:
     async def _answer(self, exchange: Exchange, refs: list[ModelRef]) -> None:
         ago_from, now = self._models.clock(), time.time()
         stats = [_stats(ref, self._models.statistics(ref), now - ago_from) for ref in refs]
-        await exchange.respond(200, _ENCODER.encode(AllStats(stats)), compress=True)
+        await exchange.respond(200, _ENCODER.encode(AllStats(stats)))
 
 
 def _stats(ref: ModelRef, counts: ModelStatistics, epoch_s: float) -> ModelStats:

@@ -81,7 +81,10 @@ _INPUTS: Any = tuple(_input_type(datatype, element) for datatype, element in ELE
 
 
 class InferRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A request as it is decoded; `inputs` are subclasses of `InferInput`."""
+    """A request as it is decoded; `inputs` are subclasses of `InferInput`.
+
+    `model_name` is what KServe's client says beside the path; it has to be the same.
+    """
 
     if TYPE_CHECKING:
         inputs: list[InferInput]
@@ -90,6 +93,7 @@ class InferRequest(msgspec.Struct, forbid_unknown_fields=True):
     id: str | UnsetType = UNSET
     outputs: list[OutputRequest] | UnsetType = UNSET
     parameters: Parameters | UnsetType = UNSET
+    model_name: str | UnsetType = UNSET
 
 
 class TensorMetadata(msgspec.Struct):

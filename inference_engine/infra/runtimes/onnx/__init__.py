@@ -1,4 +1,4 @@
-"""Runs ONNX models with ONNX Runtime. `docs/models.md` lists its options."""
+"""Runs ONNX models with ONNX Runtime. `docs/runtimes/onnx.md` is its manual."""
 
 from inference_engine.infra.runtimes.onnx.runtime import OnnxRuntime
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ _LEVELS = {
 }
 _SILENT = 4  # log severity "fatal": errors come as exceptions
 _UNKNOWN_OPERATOR = ("is not a registered function/op", "No Op registered", "Could not find an implementation")
+_OPSET = re.compile(r"(Opset \d+) is under development.* till opset (\d+)", re.DOTALL)
+_IR = re.compile(r"Unsupported model (IR version: \d+), max supported IR version: (\d+)")
 
 Provider = tuple[str, dict[str, str]]
 
@@ -125,6 +128,14 @@ def _load_error(path: Path, error: Exception) -> ModelLoadFailed:
         return ModelLoadFailed(
             f"{path} cannot be loaded by ONNX Runtime: it uses an operator that is missing here: {text}. Libraries of "
             "custom operators are not loaded: export the model with standard operators",
+            param="artifact",
+        )
+    if newer := _OPSET.search(text) or _IR.search(text):
+        import onnxruntime
+
+        return ModelLoadFailed(
+            f"{path} cannot be loaded by ONNX Runtime {onnxruntime.__version__}: it has {newer[1]}, which is newer "
+            f"than {newer[2]}, the last that is known here. Export it with a lower opset, or update onnxruntime",
             param="artifact",
         )
     return ModelLoadFailed(

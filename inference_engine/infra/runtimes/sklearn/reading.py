@@ -18,6 +18,10 @@ from inference_engine.infra.runtimes.trust import digest_of, is_trusted, require
 _KNOWN_PACKAGES = frozenset(("sklearn", "xgboost", "lightgbm"))
 """A manifest may name classes of these: they hold numbers and settings. Anything else can be made to run code."""
 
+_SMALL_BYTES = 256 << 20
+_MAX_RATIO = 200
+"""Most bytes that a byte of a skops archive may become, above the size that is small anyway."""
+
 
 def read_estimator(path: Path, manifest: Manifest, trusted_types: Sequence[str]) -> tuple[Any, list[str]]:
     """The estimator in `path`, and what the libraries warned of while it was read (other versions above all).
@@ -36,7 +40,7 @@ def read_estimator(path: Path, manifest: Manifest, trusted_types: Sequence[str])
     content = path.read_bytes()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        if _is_skops(content):
+        if _is_skops(path, content):
             estimator = _read_skops(path, content, manifest, trusted_types)
         elif content.startswith(b"PK\x03\x04"):
             raise _damaged(path, "it is a zip file that holds no schema.json, or not all of it")
@@ -46,12 +50,24 @@ def read_estimator(path: Path, manifest: Manifest, trusted_types: Sequence[str])
     return estimator, sorted({str(warning.message) for warning in heard})
 
 
-def _is_skops(content: bytes) -> bool:
+def _is_skops(path: Path, content: bytes) -> bool:
+    """Whether it is an archive with a schema.
+
+    Raises:
+        ModelLoadFailed: it would be far larger unpacked than any estimator is, which is read into memory.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
-            return "schema.json" in file.namelist()
+            names, unpacked = file.namelist(), sum(member.file_size for member in file.infolist())
     except zipfile.BadZipFile:
         return False
+    if unpacked > max(_SMALL_BYTES, _MAX_RATIO * len(content)):
+        raise ModelLoadFailed(
+            f"{path} is refused: unpacked it has {unpacked // 1_000_000} MB, and packed {len(content) // 1000} kB; if "
+            "it is a real model, save it anew without compression",
+            param="artifact",
+        )
+    return "schema.json" in names
 
 
 def _read_skops(path: Path, content: bytes, manifest: Manifest, trusted_types: Sequence[str]) -> Any:

@@ -64,7 +64,7 @@ class TensorflowRuntime(RuntimeDefaults):
         threads = _use_threads(thread_count(manifest.execution.threads), options.inter_op_threads)
         self._device = _device(manifest.execution.device)
         with tf.device(self._device):
-            inputs, outputs = self._open(path, options)
+            inputs, outputs = self._open(path, options, manifest)
         declared = manifest.signature
         found = Signature(_specs(inputs, declared, "inputs", path), _specs(outputs, declared, "outputs", path))
         signature = declared_over_found(declared, found, path)
@@ -96,10 +96,12 @@ class TensorflowRuntime(RuntimeDefaults):
     def close(self) -> None:
         self._model = self._function = None
 
-    def _open(self, path: Path, options: TensorflowOptions) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    def _open(
+        self, path: Path, options: TensorflowOptions, manifest: Manifest
+    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """Set model and function; return TensorFlow's own specs of inputs and outputs, by name."""
         if path.is_dir():
-            self._model, self._function = open_saved_model(path, options.signature)
+            self._model, self._function = open_saved_model(path, options.signature, manifest)
             return self._function.structured_input_signature[1], self._function.structured_outputs
         if path.suffix.lower() != ".keras":
             raise ModelLoadFailed(
@@ -111,7 +113,7 @@ class TensorflowRuntime(RuntimeDefaults):
                 "options.signature: a .keras file has no signatures: leave it out", param="options.signature"
             )
         self._by_name = False
-        self._model, self._function, inputs, outputs = open_keras(path)
+        self._model, self._function, inputs, outputs = open_keras(path, manifest)
         given = self._function.structured_input_signature[0]
         return dict(zip(inputs, given, strict=True)), dict(zip(outputs, self._function.structured_outputs, strict=True))
 

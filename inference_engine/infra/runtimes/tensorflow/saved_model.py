@@ -1,4 +1,4 @@
-"""Opens a SavedModel and finds the signature to serve. Refuses graphs that leave the model's folder."""
+"""Opens a SavedModel and finds the signature to serve. Graphs that leave the model's folder need trust."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from inference_engine.domain.errors import InvalidManifest, ModelLoadFailed
+from inference_engine.domain.model import Manifest
+from inference_engine.infra.runtimes.tensorflow.vetting import reaching_out
+from inference_engine.infra.runtimes.trust import require_trust, tree_digest
 
 MODEL_FILE = "saved_model.pb"
 _DEFAULT = "serving_default"
-_FILE_OPERATORS = ("ReadFile", "WriteFile", "MatchingFiles", "WholeFileReader", "WholeFileReaderV2", "PrintV2")
-_DATA_OPERATORS = ("LoadDataset", "SaveDataset", "SaveDatasetV2", "SnapshotDataset", "SnapshotDatasetV2")
-_OUTSIDE = frozenset((*_FILE_OPERATORS, *_DATA_OPERATORS, "PyFunc", "PyFuncStateless", "EagerPyFunc"))
-"""Operators that touch files of their own choosing, or call Python."""
 
 
-def open_saved_model(folder: Path, wanted: str | None) -> tuple[Any, Any]:
+def open_saved_model(folder: Path, wanted: str | None, manifest: Manifest) -> tuple[Any, Any]:
     """The model in `folder`, which must be kept as long as its function is used, and the function of a signature.
 
     Raises:
-        ModelLoadFailed: it is damaged, or reaches out of its folder. InvalidManifest: there is no such signature.
+        ModelLoadFailed: it is damaged, or reaches out of its folder and nobody trusts it.
+        InvalidManifest: there is no such signature.
     """
     import tensorflow as tf
 
     file = folder / MODEL_FILE
     if not file.is_file():
         raise ModelLoadFailed(f"{folder} holds no {MODEL_FILE}: it is no SavedModel", param="artifact")
-    _vet(file)
+    if reason := _looked_through(file):
+        require_trust(folder, tree_digest(folder), manifest, reason)
     try:
         model = tf.saved_model.load(str(folder))
     except Exception as error:  # a damaged model fails in many ways
@@ -49,7 +50,12 @@ def damaged(path: Path, error: Exception) -> ModelLoadFailed:
     )
 
 
-def _vet(file: Path) -> None:
+def _looked_through(file: Path) -> str:
+    """How the graphs in `file` touch files of their choosing or call Python; "" where they do not.
+
+    Raises:
+        ModelLoadFailed: it is damaged, or an asset lies outside the model's folder.
+    """
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -59,16 +65,10 @@ def _vet(file: Path) -> None:
     except DecodeError as error:
         raise damaged(file, error) from None
     for graph in content.meta_graphs:
-        nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
-        for node in nodes:
-            if node.op in _OUTSIDE:
-                raise ModelLoadFailed(
-                    f"{file} is refused because its operator {node.name!r} ({node.op}) touches files or calls Python",
-                    param="artifact",
-                )
         for asset in graph.asset_file_def:
             path = PurePosixPath(asset.filename)
             if path.is_absolute() or ".." in path.parts:
                 raise ModelLoadFailed(
                     f"{file} is refused because its asset {asset.filename!r} lies outside the model", param="artifact"
                 )
+    return next((reason for graph in content.meta_graphs for reason in reaching_out(graph)), "")

@@ -1,13 +1,22 @@
-"""Opens what PyTorch saves: tells the formats apart by content, and unpickles nothing but tensors. Runs no model."""
+"""Opens what PyTorch saves: tells the formats apart by content. Runs no model.
+
+What could run code while it is read is read only where the operator trusts exactly these bytes.
+"""
 
 from __future__ import annotations
 
+import io
+import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
-from inference_engine.domain.errors import InvalidManifest, ModelLoadFailed, RuntimeMissing
+from inference_engine.domain.errors import InvalidManifest, ModelError, ModelLoadFailed, RuntimeMissing
+from inference_engine.domain.model import Manifest
 from inference_engine.infra.runtimes.files import artifact_path
-from inference_engine.infra.runtimes.torch.vetting import vet_program
+from inference_engine.infra.runtimes.torch.vetting import CouldRunCode, vet_program
+from inference_engine.infra.runtimes.torch.vetting_script import vet_script
+from inference_engine.infra.runtimes.trust import digest_of, require_trust
 from inference_engine.infra.runtimes.user_code import import_file, siblings_importable, user_code
 
 Format = Literal["program", "script", "weights", "safetensors"]
@@ -45,23 +54,22 @@ def format_of(path: Path) -> Format:
     raise damaged(path, "it is no archive of PyTorch")
 
 
-def load_program(path: Path, device: Any) -> Any:
-    """The `ExportedProgram` at `path`, moved to `device`. Raises `ModelLoadFailed`."""
+def load_program(path: Path, device: Any, manifest: Manifest) -> Any:
+    """The `ExportedProgram` at `path`, moved to `device`. Raises `ModelLoadFailed`, also for code nobody trusts."""
     import torch
     from torch.export.passes import move_to_device_pass
 
     try:
-        vet_program(path)
-        program = torch.export.load(str(path))
+        program = torch.export.load(_judged(path, vet_program, manifest))
         return program if device.type == "cpu" else move_to_device_pass(program, device)
-    except ModelLoadFailed:
+    except ModelError:
         raise
     except Exception as error:  # a damaged archive fails in many ways
         raise damaged(path, f"{type(error).__name__}: {error}") from None
 
 
-def load_script(path: Path, device: Any) -> Any:
-    """The TorchScript module at `path` in evaluation mode. Raises `ModelLoadFailed`."""
+def load_script(path: Path, device: Any, manifest: Manifest) -> Any:
+    """The TorchScript module at `path` in evaluation mode. Raises `ModelLoadFailed`, also for code nobody trusts."""
     import warnings
 
     import torch
@@ -69,26 +77,57 @@ def load_script(path: Path, device: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is, and is served all the same
-            return torch.jit.load(str(path), map_location=device).eval()
+            return torch.jit.load(_judged(path, vet_script, manifest), map_location=device).eval()
+    except ModelError:
+        raise
     except Exception as error:  # a damaged archive fails in many ways
         raise damaged(path, f"{type(error).__name__}: {error}") from None
 
 
-def load_module(path: Path, kind: Format, folder: Path, reference: str | None, init: dict[str, Any]) -> Any:
+def _judged(path: Path, vet: Callable[[Path], None], manifest: Manifest) -> str | IO[bytes]:
+    """What PyTorch may read: the file where `vet` has no objection, else the bytes that the operator trusts."""
+    try:
+        vet(path)
+    except CouldRunCode as error:
+        return _trusted(path, str(error), manifest)
+    return str(path)
+
+
+def _trusted(path: Path, what: str, manifest: Manifest) -> IO[bytes]:
+    """The content of `path`, which the operator trusts. Raises what `require_trust` raises; `what` is its reason."""
+    content = path.read_bytes()
+    require_trust(path, digest_of(content), manifest, what)
+    return io.BytesIO(content)
+
+
+def load_module(
+    path: Path, kind: Format, folder: Path, reference: str | None, init: dict[str, Any], manifest: Manifest
+) -> Any:
     """The class `reference` ("FILE.py:Name" in `folder`), made with `init`, with the weights at `path`, on the CPU.
+
+    A whole module that was pickled needs no class: it comes back as it is, where the operator trusts the file.
 
     Raises:
         InvalidManifest: no class is named. ModelLoadFailed: the weights hold more than tensors, or do not fit it.
     """
     import torch
 
+    if kind == "weights":
+        weights = _unpickled(path, folder, manifest)
+        if isinstance(weights, torch.nn.Module):
+            if reference is not None:
+                raise InvalidManifest(
+                    f"options.class: {path.name} is a whole module and needs no class: leave it out",
+                    param="options.class",
+                )
+            return weights.eval()
     if reference is None:
         raise InvalidManifest(
             f"{path.name} holds weights alone: name the class they belong to, options: {{class: 'model.py:Net'}}, "
             "or export the whole program with torch.export.save",
             param="options.class",
         )
-    weights = _safetensors(path) if kind == "safetensors" else _state_dict(path)
+    weights = _safetensors(path) if kind == "safetensors" else _state_dict(path, weights)
     file, colon, name = reference.partition(":")
     if not (colon and file.endswith(".py") and name.isidentifier()):
         raise InvalidManifest(f"options.class {reference!r} must be FILE.py:ClassName", param="options.class")
@@ -117,23 +156,36 @@ def _safetensors(path: Path) -> dict[str, Any]:
     return found
 
 
-def _state_dict(path: Path) -> dict[str, Any]:
-    import pickle
-
+def _unpickled(path: Path, folder: Path, manifest: Manifest) -> Any:
+    """What `torch.save` wrote: tensors, or anything at all where the operator trusts these bytes."""
     import torch
 
     try:
-        found = torch.load(str(path), map_location="cpu", weights_only=True)
+        return torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelLoadFailed(
-            f"{path} holds more than tensors, or is damaged; what could run code is not unpickled. Save the state dict "
-            f"alone, best as SafeTensors. PyTorch says: {str(error).strip().splitlines()[0][:300]}",
-            param="artifact",
-        ) from None
+        reason = str(error).strip().splitlines()[0][:300]
+        opened = _trusted(path, f"holds more than tensors or is damaged (PyTorch says: {reason})", manifest)
     except Exception as error:  # a damaged archive fails in many ways
         raise damaged(path, f"{type(error).__name__}: {error}") from None
+    try:
+        with siblings_importable(folder):
+            return torch.load(opened, map_location="cpu", weights_only=False)
+    except (ImportError, AttributeError) as error:
+        raise ModelLoadFailed(
+            f"{path} needs classes that are not here ({error}): put the file that defines them beside it, under the "
+            "name it had when the module was saved",
+            param="artifact",
+        ) from error
+    except Exception as error:  # a pickle may raise anything
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _state_dict(path: Path, found: Any) -> dict[str, Any]:
+    """`found` in `path` as a state dict, also where a trainer wrote it beside other things."""
+    import torch
+
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]  # as trainers write checkpoints
+        found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ModelLoadFailed(f"{path} holds no state dict: save module.state_dict()", param="artifact")
     return found

@@ -62,7 +62,7 @@ class TorchRuntime(RuntimeDefaults):
             raise InvalidManifest(
                 f"options.class: {path.name} is a whole program and needs no class: leave it out", param="options.class"
             )
-        signature = self._open(path, kind, folder, manifest.signature or options.signature, options)
+        signature = self._open(path, kind, folder, manifest, options)
         self._output_dtypes = {spec.name: spec.dtype for spec in signature.outputs}
         self._dtypes = self._input_dtypes(signature, kind, options)
         self._own = frozenset(
@@ -101,17 +101,16 @@ class TorchRuntime(RuntimeDefaults):
 
             torch.cuda.empty_cache()
 
-    def _open(
-        self, path: Path, kind: Format, folder: Path, declared: Signature | None, options: TorchOptions
-    ) -> Signature:
+    def _open(self, path: Path, kind: Format, folder: Path, manifest: Manifest, options: TorchOptions) -> Signature:
         """Set module and call; return the signature that clients see."""
+        declared = manifest.signature or options.signature
         if kind == "program":
             if options.dtype is not None:
                 raise InvalidManifest(
                     "options.dtype: an exported program has its dtypes written into it: export it in that dtype",
                     param="options.dtype",
                 )
-            program = load_program(path, self._device)
+            program = load_program(path, self._device, manifest)
             self._program = program
             found = program_signature(program, str(path))
             self._module = program.module()
@@ -131,9 +130,9 @@ class TorchRuntime(RuntimeDefaults):
                 raise InvalidManifest(
                     "options.compile: TorchScript cannot be compiled further", param="options.compile"
                 )
-            module = load_script(path, self._device)
+            module = load_script(path, self._device, manifest)
         else:
-            module = load_module(path, kind, folder, options.class_, options.init)
+            module = load_module(path, kind, folder, options.class_, options.init, manifest)
         dtype = getattr(_library(), options.dtype) if options.dtype else None
         self._module = module.to(self._device, dtype) if dtype is not None else module.to(self._device)
         names = [spec.name for spec in declared.inputs]

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from inference_engine.domain.errors import ModelLoadFailed
-
 _RECORDS = re.compile(
     r"(weights|constants|models|sample_inputs|extra)/[^/]+|archive_format|archive_version|byteorder|version"
     r"|\.data/(version|serialization_id)|\.format_version"
@@ -42,11 +40,15 @@ _SYNTAX = (
 )  # fmt: skip
 
 
+class CouldRunCode(Exception):
+    """A file holds more than tensors and a graph. The message continues a sentence that begins with its path."""
+
+
 def vet_program(path: Path) -> None:
     """Return when the exported program at `path` holds tensors and a graph and nothing else.
 
     Raises:
-        ModelLoadFailed: it holds compiled code, pickled objects, or expressions and operators that could run code.
+        CouldRunCode: it holds compiled code, pickled objects, or expressions and operators that could run code.
     """
     import torch
 
@@ -55,17 +57,17 @@ def vet_program(path: Path) -> None:
     for name in records:
         inner = name.removeprefix("data/")
         if _CODE_RECORDS.match(inner):
-            raise _refused(path, f"it holds {name}, which is compiled code or a pickled object")
+            raise CouldRunCode(f"holds {name}, which is compiled code or a pickled object")
         if not _RECORDS.fullmatch(inner):
-            raise _refused(path, f"it holds {name}, which torch.export.save does not write")
+            raise CouldRunCode(f"holds {name}, which torch.export.save does not write")
     pickled = {name for name in records if name.endswith(".pt")}
     for name in records:
         if name.endswith(".json"):
             content = json.loads(reader.get_record(name))
             pickled |= {f"{name.rpartition('/')[0]}/{inner}" for inner in _pickled(content)}
-            _vet(content, path)
+            _vet(content)
     for name in sorted(pickled & set(records)):
-        _vet_pickle(reader.get_record(name), f"{path}: {name}")
+        _vet_pickle(reader.get_record(name), name)
 
 
 def _pickled(value: Any) -> Iterator[str]:
@@ -74,29 +76,29 @@ def _pickled(value: Any) -> Iterator[str]:
             yield str(mapping.get("path_name"))
 
 
-def _vet(content: Any, path: Path) -> None:
+def _vet(content: Any) -> None:
     for mapping in _mappings(content):
         for key, value in mapping.items():
             if key in ("target", "as_operator") and isinstance(value, str):
-                _vet_target(value, path)
+                _vet_target(value)
             elif key in ("expr_str", "guards_code"):
                 for text in value if isinstance(value, list) else [value]:
-                    _vet_expression(text, path)
+                    _vet_expression(text)
             elif key.endswith(("name", "names")):
-                _vet_names(value, path)
+                _vet_names(value)
             elif key == "in_spec" and isinstance(value, str):
-                _vet_names(_keywords(value), path)
+                _vet_names(_keywords(value))
 
 
-def _vet_target(target: str, path: Path) -> None:
+def _vet_target(target: str) -> None:
     if not _TARGET.fullmatch(target) or _REFUSED_TARGETS.match(target):
-        raise _refused(path, f"it calls {target[:80]!r}, which is not an operator of a graph")
+        raise CouldRunCode(f"calls {target[:80]!r}, which is not an operator of a graph")
 
 
-def _vet_names(value: Any, path: Path) -> None:
+def _vet_names(value: Any) -> None:
     for name in value if isinstance(value, list) else [value]:
         if isinstance(name, str) and not _NAME.fullmatch(name):
-            raise _refused(path, f"it names something {name[:80]!r}")
+            raise CouldRunCode(f"names something {name[:80]!r}")
 
 
 def _keywords(structure: str) -> list[Any]:
@@ -108,10 +110,10 @@ def _keywords(structure: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _vet_expression(text: Any, path: Path) -> None:
+def _vet_expression(text: Any) -> None:
     if text is None:
         return
-    refused = _refused(path, f"a size in it is given as {str(text)[:80]!r}")
+    refused = CouldRunCode(f"gives a size as {str(text)[:80]!r}")
     if not isinstance(text, str) or len(text) > 10_000 or "#" in text:
         raise refused
     try:
@@ -147,10 +149,7 @@ def _vet_pickle(content: bytes, place: str) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # whatever it raises: PyTorch itself would go on without restraint
-        raise ModelLoadFailed(
-            f"{place} holds more than tensors, which is refused because it could run code: {_first_line(error)}",
-            param="artifact",
-        ) from None
+        raise CouldRunCode(f"holds more than tensors in {place} ({_first_line(error)})") from None
 
 
 def _mappings(value: Any) -> Iterator[dict[str, Any]]:
@@ -162,13 +161,6 @@ def _mappings(value: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(item.values())
         elif isinstance(item, list):
             waiting.extend(item)
-
-
-def _refused(path: Path, why: str) -> ModelLoadFailed:
-    return ModelLoadFailed(
-        f"{path} is refused because {why}, and could run code: save the program anew with torch.export.save",
-        param="artifact",
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The classification extension of v2: the best classes of an output instead of the output."""
+"""The best classes of an output instead of the output, as the Open Inference Protocol's extension words them."""
 
 from __future__ import annotations
 
