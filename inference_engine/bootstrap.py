@@ -27,6 +27,7 @@ from inference_engine.infra.choices_file import ChoicesFile
 from inference_engine.infra.executors.environment import RunnerEnvironment
 from inference_engine.infra.executors.factory import Executors
 from inference_engine.infra.executors.interpreters import ModelInterpreters
+from inference_engine.infra.executors.resources import ResourcePool
 from inference_engine.infra.executors.runner import Supervision
 from inference_engine.infra.hardware import detect
 from inference_engine.infra.manifest_files import manifest_yaml
@@ -90,6 +91,7 @@ class Application:
                 ChoicesFile(settings.state_dir),
                 RunnerEnvironment(settings.state_dir, native_build(settings).active_folder, settings.trusted_digests),
                 ModelInterpreters(settings.state_dir, install=settings.install_requirements),
+                ResourcePool(settings.resources),
             ),
             routes or RoutesFile(settings.state_dir),
             self.telemetry,

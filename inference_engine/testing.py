@@ -30,6 +30,7 @@ from inference_engine.domain.ports import (
     Media,
     Sink,
     StoredModel,
+    TensorSink,
 )
 from inference_engine.domain.requests import Chat, Complete, Generate, Kind, Transcribe
 from inference_engine.domain.results import (
@@ -331,6 +332,22 @@ class FakeExecutor:
             return BatchResult([self._compute(parts[0])], 0.0)
         return BatchResult(split(self._compute(concatenate(parts)), rows), 0.0)
 
+    async def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Any]]:
+        """One response for each of `words`; `hold`, `fail` and `closed` are as for generations."""
+        finished = False
+        try:
+            for index in range(len(self.words)):
+                if index == self.hold:
+                    self.waiting.set()
+                    await self.go.wait()
+                if self.fail is not None and index == (self.fail_after or 0):
+                    raise self.fail
+                yield self._compute(inputs)
+            finished = True
+        finally:
+            self.closed += not finished
+            self.ended.set()
+
     def _echo(self, batch: Tensors) -> dict[str, Any]:
         signature = self.loaded.signature
         return renamed(batch, [spec.name for spec in signature.outputs]) if signature else dict(batch)
@@ -437,6 +454,11 @@ class FakeRuntime(RuntimeDefaults):
         if not batch:
             raise InvalidTensor("there is no input")
         return dict(batch)
+
+    def run_stream(self, inputs: Tensors, sink: TensorSink) -> None:
+        """The inputs come back twice."""
+        for _ in range(2):
+            sink.send(dict(inputs))
 
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
         words = last_text(request).split()

@@ -24,12 +24,22 @@ from inference_engine.adapters.python_arguments import (
     image_request,
     video_request,
 )
+from inference_engine.adapters.sequences import sequence_step
 from inference_engine.domain.analysis import Findings, ImageAnalysis
 from inference_engine.domain.answers import Answer
 from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.model import Manifest, ModelRef
 from inference_engine.domain.model_store import Changes, Progress
-from inference_engine.domain.requests import Call, Embed, Generate, Predict, Principal, Rerank, Sampling, Transcribe
+from inference_engine.domain.requests import (
+    Call,
+    Embed,
+    Generate,
+    Predict,
+    Principal,
+    Rerank,
+    Sampling,
+    Transcribe,
+)
 from inference_engine.domain.results import Delta, Embeddings, Prediction, Ranking, Served, TextDelta, Usage
 from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import Array
@@ -81,17 +91,39 @@ class AsyncEngine:
         ref = self._models.resolve(target).ref
         return self._models.status(ref), self._models.stored(ref).manifest
 
-    async def predict(self, target: str, inputs: Mapping[str, Any]) -> Prediction:
+    async def predict(
+        self,
+        target: str,
+        inputs: Mapping[str, Any],
+        *,
+        sequence_id: int | str = 0,
+        sequence_start: bool = False,
+        sequence_end: bool = False,
+    ) -> Prediction:
         """Compute tensors. Values may be arrays or nested lists; lists take the dtype of the model's signature.
+
+        For models that keep sequences, `sequence_id` is the caller's own name for one.
 
         Raises:
             ModelNotFound; InvalidTensor; UnsupportedTask; Unavailable; DeadlineExceeded; ModelError.
         """
+        given = {"sequence_id": sequence_id, "sequence_start": sequence_start, "sequence_end": sequence_end}
+        request = Predict(await self._arrays(target, inputs), (), sequence_step(given))
+        return await self._inference.predict(target, request, self._call())
+
+    async def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> AsyncGenerator[Prediction]:
+        """Every response of a model that may give several, as it comes. Inputs and errors are those of `predict`."""
+        request = Predict(await self._arrays(target, inputs))
+        stream = self._inference.predict_stream(target, request, self._call())
+        async with aclosing(stream.responses) as responses:
+            async for response in responses:
+                yield response
+
+    async def _arrays(self, target: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
         ref = self._models.resolve(target).ref
         if any(not isinstance(value, np.ndarray) for value in inputs.values()):
             await self._models.load(ref)
-        arrays = as_arrays(inputs, self._models.signature(ref))
-        return await self._inference.predict(target, Predict(arrays), self._call())
+        return as_arrays(inputs, self._models.signature(ref))
 
     async def generate(
         self, target: str, messages: Messages | None = None, *, prompt: str | None = None, **sampling: Any
@@ -350,8 +382,8 @@ class Engine:
         """See `AsyncEngine.create`."""
         return self._each(self._engine.create(name, base=base, files=files, adapters=adapters, changes=changes))
 
-    def _each(self, steps: AsyncGenerator[Progress]) -> Iterator[Progress]:
-        async def following() -> Progress | None:
+    def _each(self, steps: AsyncGenerator[Result]) -> Iterator[Result]:
+        async def following() -> Result | None:
             return await anext(steps, None)
 
         try:
@@ -368,9 +400,13 @@ class Engine:
         """See `AsyncEngine.delete`."""
         return self._wait(self._engine.delete(target))
 
-    def predict(self, target: str, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def predict(self, target: str, inputs: Mapping[str, Any], **sequence: Any) -> dict[str, Array]:
         """Output tensors by name; see `AsyncEngine.predict`."""
-        return self._wait(self._engine.predict(target, inputs)).outputs
+        return self._wait(self._engine.predict(target, inputs, **sequence)).outputs
+
+    def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> Iterator[dict[str, Array]]:
+        """The output tensors of each response; see `AsyncEngine.predict_stream`. Closing the iterator ends it."""
+        return (response.outputs for response in self._each(self._engine.predict_stream(target, inputs)))
 
     def chat(self, target: str, messages: Messages, **sampling: Any) -> str:
         """See `AsyncEngine.chat`."""

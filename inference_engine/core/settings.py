@@ -22,11 +22,13 @@ CLIENT_VARIABLES = ("CONFIG", "SERVER", "API_KEY")
 """Variables with our prefix that are not settings: the file itself, and what the command line says to a server."""
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+Compression = Literal["none", "gzip", "deflate"]
 LogFormat = Literal["auto", "json", "console"]
 Key = Annotated[str, Meta(pattern=r"^[\x21-\x2b\x2d-\x7e]+$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$")]
 Base = Annotated[str, Meta(pattern=r"^https?://[^/\s]+$")]
 Digest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Amount = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]+(@[a-z0-9]+(:[0-9]+)?)?=[0-9]{1,9}$")]
 Positive = Annotated[float, Meta(gt=0)]
 
 
@@ -43,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     grpc_tls_cert: Path | None = None
     grpc_tls_key: Path | None = None
     grpc_shared_memory: bool = False
+    grpc_compression: Compression = "none"
+    grpc_keepalive_s: Annotated[float, Meta(ge=1)] = 60.0
     models: tuple[Path, ...] = ()
     builtin_models: bool = True
     default_model: str | None = None
@@ -53,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
     pull_origins: tuple[Base, ...] = ()
     trusted_digests: tuple[Digest, ...] = ()
     install_requirements: bool = False
+    resources: tuple[Amount, ...] = ()
     state_dir: Path = Path()
     api_keys: tuple[Key, ...] = ()
     api_keys_file: Path | None = None

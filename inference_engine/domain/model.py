@@ -83,14 +83,66 @@ class Warmup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: dict[str, list[Any]] = {}
 
 
+class InstanceGroup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`count` instances of a model on one `device`."""
+
+    count: int = 1
+    device: str = "auto"
+
+
+class SequenceControls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Names of inputs that tell the model about the sequence of each row, and that no client sends.
+
+    `start` and `end` are 1 (or true) at the first and the last request, `id` is the client's id, `ready` is 0 (or
+    false) for rows that hold no request. An empty name leaves one out.
+    """
+
+    start: str = ""
+    end: str = ""
+    ready: str = ""
+    id: str = ""
+
+
+class SequenceState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor that the server keeps for each sequence: what the model gave as `output` is its next `input`.
+
+    At the beginning it is `initial`, or zeros; `shape`, without rows, gives the sizes that the model leaves open.
+    Clients get it only where it is `visible`.
+    """
+
+    input: str
+    output: str
+    initial: list[Any] | float | None = None
+    shape: tuple[int, ...] | None = None
+    visible: bool = False
+
+
+class Sequences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model that keeps something between requests is run: a sequence stays with one instance.
+
+    An instance holds up to `max_sequences` at a time, and forgets one that had no request for `max_idle_s` seconds.
+    `oldest` merges the requests that have waited longest. `direct` gives each sequence a row of its own in every batch,
+    and an instance holds `max_batch_size` of them.
+    """
+
+    max_idle_s: float = 60.0
+    max_sequences: int = 64
+    strategy: Literal["oldest", "direct"] = "oldest"
+    controls: SequenceControls = SequenceControls()
+    states: tuple[SequenceState, ...] = ()
+
+
 class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is run. Times are seconds unless the name says otherwise.
+
+    `instances` is a number, all of them on `device`, or groups with a device each. `resources` is what one instance
+    needs of what the server has, while it computes; with a lower `resource_priority` a model gets more turns.
 
     `cache` None keeps answers that would be the same again, but no predictions; true keeps these too, false nothing.
     """
 
     executor: ExecutorKind = "runner"
-    instances: int = 1
+    instances: int | tuple[InstanceGroup, ...] = 1
     threads: int = 0
     device: str = "auto"
     max_batch_size: int = 64
@@ -103,6 +155,20 @@ class Execution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_limit_mb: int | None = None
     cache: bool | None = None
     warmup: tuple[Warmup, ...] = ()
+    sequences: Sequences | None = None
+    resources: dict[str, int] = {}
+    resource_priority: int = 1
+
+    @property
+    def groups(self) -> tuple[InstanceGroup, ...]:
+        """The instances by device."""
+        if isinstance(self.instances, int):
+            return (InstanceGroup(self.instances, self.device),)
+        return self.instances
+
+    @property
+    def instance_count(self) -> int:
+        return sum(group.count for group in self.groups)
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,7 +24,8 @@ class Loaded(msgspec.Struct, frozen=True):
     request may choose; `media` is what messages may hold beside text; `details` are for people, and the texts in their
     `warnings` are logged. `closing_s` is how long `close` may take to put things away.
 
-    A model that answers `embed` or `rerank` does so in `run`, with the tensors of `domain/text_tensors.py`.
+    A model that answers `embed` or `rerank` does so in `run`, with the tensors of `domain/text_tensors.py`. One
+    with the kind `predict_stream` may give several responses to one prediction (`Runtime.run_stream`).
     """
 
     kinds: tuple[Kind, ...]
@@ -51,10 +52,22 @@ class Sink(Protocol):
         """
 
 
+class TensorSink(Protocol):
+    """Where a runtime puts the responses of one streamed prediction. Thread-safe."""
+
+    @property
+    def cancelled(self) -> bool:
+        """True once nobody wants the rest: the runtime returns before it computes the next response."""
+
+    def send(self, outputs: Tensors) -> None:
+        """Hand one response on. Blocks while the reader is some responses behind; does nothing once `cancelled`."""
+
+
 class Runtime(Protocol):
     """A library that runs one model format. Plain blocking code; one instance holds one loaded model.
 
-    `run` is called by one thread at a time. `generate` is called from up to `Loaded.concurrency` threads together.
+    `run` is called by one thread at a time. `generate` and `run_stream` are called from up to `Loaded.concurrency`
+    threads together.
     A runtime offers what its `Loaded.kinds` name; the other method raises `UnsupportedTask`.
     """
 
@@ -72,6 +85,11 @@ class Runtime(Protocol):
 
         Raises:
             InvalidRequest: the request is at fault. InferenceFailed: the model is.
+        """
+
+    def run_stream(self, inputs: Tensors, sink: TensorSink) -> None:
+        """Compute one request that has any number of responses, each sent as soon as it is there, until all are sent
+        or `sink.cancelled`. Inputs are as in `run`. Raises what `run` raises.
         """
 
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
@@ -197,6 +215,14 @@ class Executor(Protocol):
         coroutine. Cancelling it cancels the computation. Raises what `Runtime.run` raises, or `RunnerLost`.
         """
 
+    def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Any]]:
+        """The responses of one streamed prediction as they come; few are made ahead of the reader. Closing the
+        generator ends the computation before its next response.
+
+        Raises what `Runtime.run_stream` raises. `RunnerLost`: the runner died after the first response; what the model
+        knew went with it, so nothing is continued.
+        """
+
     def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         """Stream one generation. Closing the generator stops the compute within one token or prefill batch."""
 
@@ -211,6 +237,27 @@ class Executor(Protocol):
     @property
     def batches_in_flight(self) -> int:
         """How many `run` calls are useful at once: 2 hides the hop to a process, 1 for a thread."""
+
+
+@runtime_checkable
+class Instanced(Protocol):
+    """An executor before several others of the same model."""
+
+    @property
+    def instances(self) -> Sequence[Executor]:
+        """Those behind it, always in the same order."""
+
+
+@runtime_checkable
+class Restarting(Protocol):
+    """An executor whose process may be replaced; what the model knew is lost with each."""
+
+    @property
+    def restarts(self) -> int:
+        """How often that has happened. Cheap: asked for every batch of a sequence."""
+
+    @property
+    def state(self) -> ExecutorState: ...
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from inference_engine.domain.errors import InvalidRequest
 from inference_engine.domain.tensors import Array
 
 Role = Literal["system", "user", "assistant", "tool"]
-Kind = Literal["predict", "chat", "complete", "embed", "rerank", "transcribe"]
+Kind = Literal["predict", "predict_stream", "chat", "complete", "embed", "rerank", "transcribe"]
 Effort = Literal["none", "minimal", "low", "medium", "high"]
 ToolMode = Literal["auto", "none", "required"]
 Reuse = Literal["auto", "always", "refresh", "never"]
@@ -39,11 +39,21 @@ class Call(msgspec.Struct, frozen=True):
     reuse: Reuse = "auto"
 
 
+class SequenceStep(msgspec.Struct, frozen=True):
+    """A request's place in a sequence: the client's `id` for it (a number above 0, or a text), whether it is the first
+    and whether it is the last."""
+
+    id: int | str
+    start: bool = False
+    end: bool = False
+
+
 class Predict(msgspec.Struct, frozen=True):
     """Tensors in, tensors out. `outputs` names the wanted ones; empty means all."""
 
     inputs: dict[str, Array]
     outputs: tuple[str, ...] = ()
+    sequence: SequenceStep | None = None
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):

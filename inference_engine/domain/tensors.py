@@ -121,10 +121,14 @@ def concatenate(parts: Sequence[Tensors]) -> dict[str, Array]:
 def split(batch: Tensors, rows: Sequence[int]) -> list[dict[str, Array]]:
     """Undo `concatenate` on outputs: views of `batch`, `rows[i]` rows for request i.
 
+    A request of one row that is alone gets all there is: models without a dimension for rows count as one row.
+
     Raises:
         InferenceFailed: an output does not have `sum(rows)` rows, so it cannot be given back to its requests.
     """
     total = sum(rows)
+    if total == 1:
+        return [dict(batch)]
     for name, array in batch.items():
         if array.ndim == 0 or array.shape[0] != total:
             raise InferenceFailed(

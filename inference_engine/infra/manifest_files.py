@@ -23,8 +23,12 @@ from inference_engine.domain.model import (
     Conversation,
     EnsembleSpec,
     Execution,
+    InstanceGroup,
     Manifest,
     PipelineSpec,
+    SequenceControls,
+    Sequences,
+    SequenceState,
     Signature,
     Stage,
     TensorSpec,
@@ -51,13 +55,31 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "conversation": Conversation,
     "messages": Turn,
     "warmup": Warmup,
+    "instances": InstanceGroup,
+    "sequences": Sequences,
+    "controls": SequenceControls,
+    "states": SequenceState,
 }
+_MAX_SEQUENCES = 4096
 _FILELESS = (ENSEMBLE, "identity")
 """Runtimes without a file."""
-_OF_STAGES = ("executor", "instances", "threads", "device", "max_delay_ms", "queue_limit", "memory_limit_mb", "warmup")
+_OF_STAGES = (
+    "executor",
+    "instances",
+    "threads",
+    "device",
+    "max_delay_ms",
+    "queue_limit",
+    "memory_limit_mb",
+    "warmup",
+    "sequences",
+    "resources",
+    "resource_priority",
+)
 """What of `execution` an ensemble has no use for: it is the business of each stage's model."""
 _LEAST: dict[str, float] = {
     "instances": 1,
+    "resource_priority": 1,
     "threads": 0,
     "max_batch_size": 1,
     "max_delay_ms": 0,
@@ -87,6 +109,7 @@ def read_manifest(file: Path, name: str, version: str) -> Manifest:
     checks.identity(manifest, name, version)
     checks.files(manifest)
     checks.execution(manifest.execution)
+    checks.sequences(manifest)
     checks.conversation(manifest.conversation)
     checks.signature(manifest.signature)
     checks.pipeline(manifest.pipeline)
@@ -192,15 +215,46 @@ class _Checks:
     def execution(self, execution: Execution) -> None:
         for field, least in _LEAST.items():
             value = getattr(execution, field)
-            if value is not None and not value >= least:
+            if isinstance(value, int | float) and not value >= least:
                 raise self.fail(("execution", field), f"is {value}, it must be at least {least:g}")
 
+        self._groups(execution)
+        for name, amount in execution.resources.items():
+            if amount < 1:
+                raise self.fail(("execution", "resources", name), f"is {amount}, it must be at least 1")
         for index, warmup in enumerate(execution.warmup):
             if warmup.rows < 1:
                 raise self.fail(("execution", "warmup", index, "rows"), f"is {warmup.rows}, it must be at least 1")
             for name, shape in warmup.shapes.items():
                 if any(size < 0 for size in shape):
                     raise self.fail(("execution", "warmup", index, "shapes", name), "sizes are 0 or more")
+
+    def _groups(self, execution: Execution) -> None:
+        if isinstance(execution.instances, int):
+            return
+        if not execution.instances:
+            raise self.fail(("execution", "instances"), "is empty: give a number, or groups of a count and a device")
+        if execution.device != "auto":
+            raise self.fail(("execution", "device"), "cannot stand beside groups of instances, which have their own")
+        for index, group in enumerate(execution.instances):
+            if group.count < 1:
+                raise self.fail(("execution", "instances", index, "count"), f"is {group.count}, it must be at least 1")
+
+    def sequences(self, manifest: Manifest) -> None:
+        sequences = manifest.execution.sequences
+        if sequences is None:
+            return
+        keys = ("execution", "sequences")
+        if not sequences.max_idle_s > 0:
+            raise self.fail((*keys, "max_idle_s"), f"is {sequences.max_idle_s:g}, it must be above 0")
+        if not 1 <= sequences.max_sequences <= _MAX_SEQUENCES:
+            raise self.fail((*keys, "max_sequences"), f"must be from 1 to {_MAX_SEQUENCES}")
+        if manifest.execution.cache:
+            raise self.fail(("execution", "cache"), "answers of a model that keeps sequences cannot be used again")
+        if manifest.pipeline != PipelineSpec():
+            raise self.fail(keys, "cannot stand beside a pipeline: leave one of them out")
+        if manifest.execution.warmup and manifest.runtime == "python":
+            raise self.fail(("execution", "warmup"), "a Python class that keeps sequences warms itself up in load")
 
     def conversation(self, conversation: Conversation) -> None:
         if not all(conversation.stop):

@@ -13,17 +13,22 @@ from typing import Any, NamedTuple
 
 from inference_engine.domain.ensembles import ENSEMBLE
 from inference_engine.domain.errors import InvalidManifest
-from inference_engine.domain.model import Execution, Manifest, Signature, TensorSpec, Warmup, check_name
+from inference_engine.domain.model import (
+    Execution,
+    InstanceGroup,
+    Manifest,
+    Signature,
+    TensorSpec,
+    Warmup,
+    check_name,
+)
 from inference_engine.infra.formats.prototext import Field, Message, PrototextError, Word, parse_prototext
 from inference_engine.infra.triton_ensembles import read_ensemble
+from inference_engine.infra.triton_sequences import DTYPES, read_sequences
 
 PBTXT_NAME = "config.pbtxt"
-DTYPES = {
-    "TYPE_BOOL": "bool",
-    "TYPE_STRING": "bytes",
-    **{f"TYPE_FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    **{f"TYPE_{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
-}
+TRITON_CLASS = "TritonPythonModel"
+_ENVIRONMENT = "EXECUTION_ENV_PATH"
 _MAX_LABELS = 1 << 20
 
 
@@ -53,7 +58,6 @@ _ELSEWHERE = frozenset(
 )
 """Fields that only tune Triton, or are read apart from the others."""
 _REFUSED = {
-    "sequence_batching": "sequences that keep state are not served",
     "batch_input": "inputs made from the batch are not served",
     "batch_output": "outputs cut by another input are not served",
     "model_operations": "custom operator libraries are not loaded",
@@ -91,16 +95,16 @@ def read_layout(folder: Path) -> list[LayoutModel]:
         raise InvalidManifest(f"{file}:{error.line}: {error.problem}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidManifest(f"{file}: cannot be read: {error}") from None
-    return _Config(file, message).models()
+    return LayoutConfig(file, message).models()
 
 
-class _Config:
+class LayoutConfig:
     """One file. Each failure knows its line."""
 
     def __init__(self, file: Path, message: Message) -> None:
         self._file = file
         self._message = message
-        self._folder = file.parent
+        self.folder = file.parent
 
     def fail(self, line: int, problem: str) -> InvalidManifest:
         return InvalidManifest(f"{self._file}:{line}: {problem}")
@@ -158,10 +162,10 @@ class _Config:
                 raise self.fail(field.line, f"{field.name}: {_REFUSED[field.name]}")
             if field.name not in known and field.name not in _ELSEWHERE:
                 raise self.fail(field.line, f"{field.name} is not a field of a model's configuration")
-        name = self.text(self._message, "name") or self._folder.name
-        if name != self._folder.name:
+        name = self.text(self._message, "name") or self.folder.name
+        if name != self.folder.name:
             raise self.fail(
-                self._line("name"), f"name is {name!r} but the folder is called {self._folder.name!r}: make them equal"
+                self._line("name"), f"name is {name!r} but the folder is called {self.folder.name!r}: make them equal"
             )
         check_name(name)
         kind = self._kind()
@@ -182,6 +186,7 @@ class _Config:
         return {
             "max_batch_size": self._signature,
             "dynamic_batching": self._batching,
+            "sequence_batching": self._sequences,
             "instance_group": self._instances,
             "parameters": self._parameters,
             "response_cache": self._cache,
@@ -209,13 +214,13 @@ class _Config:
     # -- versions --------------------------------------------------------------------------------------------------
 
     def _version_folders(self) -> list[Path]:
-        found = [path for path in self._folder.iterdir() if path.is_dir() and path.name.isdigit()]
+        found = [path for path in self.folder.iterdir() if path.is_dir() and path.name.isdigit()]
         return sorted((path for path in found if path.name == str(int(path.name))), key=lambda path: int(path.name))
 
     def _versions(self) -> list[Path]:
         folders = self._version_folders()
         if not folders:
-            raise self.fail(1, f"{self._folder} holds no version folder: put the model into {self._folder / '1'}")
+            raise self.fail(1, f"{self.folder} holds no version folder: put the model into {self.folder / '1'}")
         policies = self.messages(self._message, "version_policy")
         choices = policies[-1].fields if policies else ()
         if not choices:
@@ -247,7 +252,10 @@ class _Config:
                 self._line("default_model_filename"), f"{folder} holds no {artifact!r} but {there}: name the file"
             )
         if kind.runtime == "python":
-            artifact = f"{artifact}:{self._python_class(folder / artifact)}"
+            name_of_class = self._python_class(folder / artifact)
+            artifact = f"{artifact}:{name_of_class}"
+            if name_of_class == TRITON_CLASS:
+                values = values | {"options": self._triton_options(values["options"])}
         return Manifest(
             name=name, version=folder.name, runtime=kind.runtime, artifact=artifact, execution=execution, **values
         )
@@ -260,14 +268,22 @@ class _Config:
         except (OSError, SyntaxError, ValueError) as error:
             raise InvalidManifest(f"{file}: cannot be read as Python: {error}") from None
         names = [node.name for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-        if "TritonPythonModel" in names or "triton_python_backend_utils" in source:
-            raise InvalidManifest(
-                f"{file}: is written for Triton's own Python backend (triton_python_backend_utils), which is not "
-                "served: give the class the methods load and predict, as docs/python-models.md shows"
-            )
+        if TRITON_CLASS in names:
+            return TRITON_CLASS
         if len(names) != 1:
             raise InvalidManifest(f"{file}: must hold exactly one public class, it holds {len(names)}")
         return names[0]
+
+    def _triton_options(self, parameters: dict[str, str]) -> dict[str, Any]:
+        """`options` of a class that is written for Triton's Python backend."""
+        if _ENVIRONMENT in parameters:
+            raise self.fail(
+                self._line("parameters"),
+                f"parameters: {_ENVIRONMENT} is not unpacked: name the packages in a requirements.txt beside the model",
+            )
+        policies = self.messages(self._message, "model_transaction_policy")
+        decoupled = any(self.flag(policy, "decoupled") for policy in policies)
+        return ({"parameters": parameters} if parameters else {}) | ({"decoupled": True} if decoupled else {})
 
     # -- tensors ---------------------------------------------------------------------------------------------------
 
@@ -303,10 +319,10 @@ class _Config:
             said = kind.value if kind else "missing"
             line = kind.line if kind else tensor.line
             raise self.fail(line, f"{side} {name!r}: data_type is {said}, served are: {', '.join(DTYPES)}")
-        dims = self._dims(tensor, f"{side} {name!r}")
+        dims = self.dims(tensor, f"{side} {name!r}")
         return TensorSpec(name, DTYPES[str(kind.value)], (-1, *dims) if batched else dims, self._labels(tensor))
 
-    def _dims(self, tensor: Message, where: str) -> tuple[int, ...]:
+    def dims(self, tensor: Message, where: str) -> tuple[int, ...]:
         dims = []
         for field in tensor.fields:
             if field.name == "dims":
@@ -323,7 +339,7 @@ class _Config:
         if "/" in name or "\\" in name or name.startswith("."):
             raise self.fail(line, f"label_filename {name!r} must be a file beside {PBTXT_NAME}")
         try:
-            labels = tuple((self._folder / name).read_text(encoding="utf-8").splitlines())
+            labels = tuple((self.folder / name).read_text(encoding="utf-8").splitlines())
         except (OSError, UnicodeDecodeError) as error:
             raise self.fail(line, f"label_filename {name!r} cannot be read: {error}") from None
         if len(labels) > _MAX_LABELS:
@@ -373,25 +389,54 @@ class _Config:
                     execution["timeout_s"] = timeout / 1e6
 
     def _instances(self, values: dict[str, Any], _: _Kind) -> None:
-        groups = self.messages(self._message, "instance_group")
+        groups = [
+            made for group in self.messages(self._message, "instance_group") for made in self._group(group, values)
+        ]
         if not groups:
             return
-        devices, count = set(), 0
-        for group in groups:
-            self.known(group, "instance_group", "name", "kind", "count", "gpus", "profile", "passive", "host_policy")
-            kind = self.one(group, "kind")
-            word = str(kind.value) if kind else "KIND_AUTO"
-            gpus = [field.value for field in group.fields if field.name == "gpus"]
-            if len(gpus) > 1:
-                raise self.fail(group.line, "instance_group.gpus names several GPUs: one device is used for a model")
-            if word not in ("KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"):
-                raise self.fail(group.line, f"instance_group.kind {word} is not served")
-            gpu = f"cuda:{gpus[0]}" if gpus else "cuda"
-            devices.add({"KIND_CPU": "cpu", "KIND_GPU": gpu}.get(word, gpu if gpus else "auto"))
-            count += self.number(group, "count") or 1
+        devices = {group.device for group in groups}
         if len(devices) > 1:
-            raise self.fail(groups[1].line, "instance_group puts instances on different devices: one kind is served")
-        values["execution"] |= {"instances": count, "device": devices.pop()}
+            values["execution"]["instances"] = tuple(groups)
+        else:
+            values["execution"] |= {"instances": sum(group.count for group in groups), "device": devices.pop()}
+
+    def _group(self, group: Message, values: dict[str, Any]) -> list[InstanceGroup]:
+        self.known(
+            group,
+            "instance_group",
+            *("name", "kind", "count", "gpus", "profile", "passive", "host_policy", "rate_limiter"),
+        )
+        kind = self.one(group, "kind")
+        word = str(kind.value) if kind else "KIND_AUTO"
+        if word not in ("KIND_AUTO", "KIND_CPU", "KIND_GPU", "KIND_MODEL"):
+            raise self.fail(group.line, f"instance_group.kind {word} is not served")
+        gpus = [field.value for field in group.fields if field.name == "gpus"]
+        count = self.number(group, "count") or 1
+        self._limits(group, values)
+        if word == "KIND_CPU" or (not gpus and word != "KIND_GPU"):
+            return [InstanceGroup(count, "cpu" if word == "KIND_CPU" else "auto")]
+        return [InstanceGroup(count, f"cuda:{gpu}") for gpu in gpus] or [InstanceGroup(count, "cuda")]
+
+    def _limits(self, group: Message, values: dict[str, Any]) -> None:
+        """What an instance needs. Groups that need different things would be different models here."""
+        needs: dict[str, int] = {}
+        priority = 1
+        for limiter in self.messages(group, "rate_limiter"):
+            self.known(limiter, "rate_limiter", "resources", "priority")
+            priority = self.number(limiter, "priority") or 1
+            for resource in self.messages(limiter, "resources"):
+                self.known(resource, "rate_limiter.resources", "name", "global", "count")
+                if needed := self.number(resource, "count"):
+                    needs[self.text(resource, "name")] = needed
+        found = {"resources": needs, "resource_priority": priority}
+        before = {name: values["execution"].get(name, value) for name, value in found.items()}
+        if before != found:
+            raise self.fail(group.line, "rate_limiter: every group of a model must need the same: make them equal")
+        values["execution"] |= found
+
+    def _sequences(self, values: dict[str, Any], _: _Kind) -> None:
+        for batching in self.messages(self._message, "sequence_batching"):
+            read_sequences(self, batching, values, batched=self.number(self._message, "max_batch_size") > 0)
 
     def _parameters(self, values: dict[str, Any], kind: _Kind) -> None:
         for entry in self.messages(self._message, "parameters"):
@@ -411,10 +456,14 @@ class _Config:
         for cache in self.messages(self._message, "response_cache"):
             values["execution"]["cache"] = self.flag(cache, "enable")
 
-    def _transactions(self, _values: dict[str, Any], _: _Kind) -> None:
+    def _transactions(self, _values: dict[str, Any], kind: _Kind) -> None:
         for policy in self.messages(self._message, "model_transaction_policy"):
             if self.flag(policy, "decoupled"):
-                raise self.fail(policy.line, "decoupled: several answers to one prediction are not served")
+                self._decoupled(policy.line, kind)
+
+    def _decoupled(self, line: int, kind: _Kind) -> None:
+        if kind.runtime != "python":
+            raise self.fail(line, "decoupled: only models in Python give several responses to one request")
 
     def _warmup(self, values: dict[str, Any], _: _Kind) -> None:
         warmups = []
@@ -424,7 +473,7 @@ class _Config:
                 for value in self.messages(entry, "value"):
                     if any(field.name == "input_data_file" for field in value.fields):
                         raise self.fail(value.line, "model_warmup: input_data_file is not read: use zero_data")
-                    shapes[self.text(entry, "key")] = self._dims(value, "model_warmup")
+                    shapes[self.text(entry, "key")] = self.dims(value, "model_warmup")
             rows = self.number(warmup, "batch_size") or 1
             warmups += [Warmup(rows, shapes=shapes)] * (self.number(warmup, "count") or 1)
         if warmups:

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
-from inference_engine.domain.errors import InvalidTensor, ModelNotFound, UnsupportedTask
-from inference_engine.domain.requests import AudioPart, Chat, Generate, ImagePart, Kind, Predict, Transcribe
+from inference_engine.domain.errors import InvalidRequest, InvalidTensor, ModelNotFound, UnsupportedTask
+from inference_engine.domain.requests import (
+    AudioPart,
+    Chat,
+    Generate,
+    ImagePart,
+    Kind,
+    Predict,
+    SequenceStep,
+    Transcribe,
+)
 from inference_engine.services.models import LiveModel
 
 
-def checked_rows(live: LiveModel, request: Predict) -> int:
+def checked_rows(live: LiveModel, request: Predict, kind: Kind = "predict") -> int:
     """How many rows a predict request has. Raises `UnsupportedTask`, `InvalidTensor`."""
-    check_kind(live, "predict")
+    check_kind(live, kind)
+    if request.sequence is not None and live.sequences is None:
+        raise InvalidRequest(
+            f"{live.manifest.ref} keeps nothing between requests (its manifest has no execution.sequences): leave "
+            "sequence_id, sequence_start and sequence_end out",
+            param="sequence_id",
+        )
     rows = 1 if live.check is None else live.check.rows(request.inputs)
     for name in request.outputs:
         if live.outputs and name not in live.outputs:
             raise InvalidTensor(f"output {name!r} is unknown; the model gives {sorted(live.outputs)}", param=name)
     return rows
+
+
+def checked_step(live: LiveModel, request: Predict, rows: int) -> SequenceStep:
+    """A request's place in its sequence, where the model keeps sequences. Raises `InvalidRequest`."""
+    if request.sequence is None:
+        raise InvalidRequest(
+            f"{live.manifest.ref} keeps sequences: give a sequence_id other than 0, with sequence_start in the first "
+            "request and sequence_end in the last",
+            param="sequence_id",
+        )
+    if rows != 1:
+        raise InvalidTensor(
+            f"the request has {rows} rows: a request of a sequence has one", param=next(iter(request.inputs), None)
+        )
+    return request.sequence
 
 
 def check_kind(live: LiveModel, kind: Kind) -> None:

@@ -120,6 +120,10 @@ class Ensemble:
     def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Awaitable[BatchResult]:  # noqa: ARG002
         raise UnsupportedTask(f"{self.ref} is an ensemble: batches are formed by the models of its stages")
 
+    async def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Any]]:  # noqa: ARG002
+        raise UnsupportedTask(f"{self.ref} is an ensemble: it gives one response to each prediction", param="model")
+        yield
+
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:  # noqa: ARG002
         raise UnsupportedTask(f"{self.ref} is an ensemble: it computes tensors, ask it for a prediction", param="model")
         yield

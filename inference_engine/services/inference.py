@@ -10,14 +10,20 @@ import msgspec
 import numpy as np
 
 from inference_engine.core.deadline import Deadline
-from inference_engine.domain.errors import DeadlineExceeded, EngineError, InferenceFailed, InvalidTensor
+from inference_engine.domain.errors import (
+    DeadlineExceeded,
+    EngineError,
+    InferenceFailed,
+    InvalidTensor,
+    UnsupportedTask,
+)
 from inference_engine.domain.jobs import PRIORITY
 from inference_engine.domain.ports import Telemetry
 from inference_engine.domain.requests import Call, Embed, Generate, Kind, Predict, Rerank, check_generate
 from inference_engine.domain.results import Delta, Done, Embeddings, Prediction, Ranking, Served
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
-from inference_engine.services.checks import check_generation, check_kind, checked_rows, kind_of
+from inference_engine.services.checks import check_generation, check_kind, checked_rows, checked_step, kind_of
 from inference_engine.services.conversation import opened
 from inference_engine.services.ensembles import Ensemble, HeldStage, Hold, StagesAnswer
 from inference_engine.services.equality import (
@@ -45,6 +51,17 @@ class Generation:
     def __init__(self, served: Served, deltas: AsyncGenerator[Delta]) -> None:
         self.served = served
         self.deltas = deltas
+
+
+class PredictionStream:
+    """The responses of a model to one prediction, about to be computed. `responses` is owned by the caller, who closes
+    it (`aclosing`); closing ends the computation before its next response."""
+
+    __slots__ = ("responses", "served")
+
+    def __init__(self, served: Served, responses: AsyncGenerator[Prediction]) -> None:
+        self.served = served
+        self.responses = responses
 
 
 class InferenceService:
@@ -83,10 +100,22 @@ class InferenceService:
                 await lease.make_ready()
                 in_line = self._clock()  # loading does not count against the model's own limit
             with lease as live:
+                if not live.predicts:
+                    prediction = await self._only_response(live, request, served, call)
+                    outcome = "ok"
+                    return prediction
                 rows = checked_rows(live, request)
                 if live.ensemble is not None:
                     outputs, queue_s, compute_s = await self._through_stages(
                         live, live.ensemble, request, rows, call, inner
+                    )
+                elif live.sequences is not None:
+                    outputs, queue_s, compute_s = await live.sequences.submit(
+                        request.inputs,
+                        checked_step(live, request, rows),
+                        call.principal,
+                        _deadline(live, call, in_line),
+                        call.priority,
                     )
                 elif (live.reuses_predictions or call.reuse == "always") and self._reuses_prediction(live, call):
                     outputs, served = await self._predicted_once(live, request, rows, served, call)
@@ -106,6 +135,76 @@ class InferenceService:
             seconds = self._clock() - started
             lease.statistics.request(outcome == "ok", seconds)
             self._telemetry.request(served.ref, "predict", outcome, seconds)
+
+    def predict_stream(self, target: str, request: Predict, call: Call) -> PredictionStream:
+        """Any number of responses to one request, each as soon as it is there. A model that gives one gives one.
+
+        Raises:
+            ModelNotFound. What `predict` raises comes from the responses. A model that fails, or whose runner dies,
+            after the first response ends the stream with the error: nothing is continued.
+        """
+        served = self._models.resolve(target)
+        return PredictionStream(served, self._responses(target, served, request, call))
+
+    async def _responses(self, target: str, served: Served, request: Predict, call: Call) -> AsyncGenerator[Prediction]:
+        if "predict_stream" not in (await self._models.ready(served.ref)).kinds:
+            yield await self.predict(target, request, call)
+            return
+        started = self._clock()
+        outcome = "cancelled"
+        lease = self._models.lease(served.ref)
+        try:
+            async with lease as live:
+                async with aclosing(self._streamed(live, request, served, call)) as responses:
+                    async for response in responses:
+                        yield response
+                outcome = "ok"
+        except EngineError as error:
+            outcome = error.code
+            raise
+        finally:
+            seconds = self._clock() - started
+            lease.statistics.request(outcome == "ok", seconds)
+            self._telemetry.request(served.ref, "predict_stream", outcome, seconds)
+
+    async def _streamed(
+        self, live: LiveModel, request: Predict, served: Served, call: Call
+    ) -> AsyncGenerator[Prediction]:
+        """The responses of a model that is loaded; at most `Loaded.concurrency` such streams run together."""
+        rows = checked_rows(live, request, "predict_stream")
+        tenant, asked = call.principal.tenant, self._clock()
+        await live.slots.acquire(_deadline(live, call, asked), call.priority, tenant)
+        started = self._clock()
+        try:
+            with closing(Deadline(None if call.deadline_s is None else call.deadline_s - started)) as deadline:
+                async with aclosing(live.executor.run_stream(request.inputs)) as responses:
+                    while (outputs := await _next_response(responses, deadline, live)) is not None:
+                        found = _wanted(outputs, request.outputs) if request.outputs else outputs
+                        yield Prediction(found, served, started - asked, self._clock() - started)
+            now = self._clock()
+            live.statistics.batch(1, rows, started - asked, now - started, now - started, 0.0, now)
+        finally:
+            live.slots.release(tenant)
+
+    async def _only_response(self, live: LiveModel, request: Predict, served: Served, call: Call) -> Prediction:
+        """What a model that gives any number of responses answers where there is room for one.
+
+        Raises:
+            UnsupportedTask: it gives more. InferenceFailed: it gives none.
+        """
+        only: Prediction | None = None
+        async with aclosing(self._streamed(live, request, served, call)) as responses:
+            async for response in responses:
+                if only is not None:
+                    raise UnsupportedTask(
+                        f"{served.ref} gives several responses to one request, and here is room for one: ask "
+                        "infer_stream over HTTP, or ModelStreamInfer over gRPC",
+                        param="model",
+                    )
+                only = response
+        if only is None:
+            raise InferenceFailed(f"{served.ref} gave no response to this request")
+        return only
 
     async def _through_stages(
         self, live: LiveModel, ensemble: Ensemble, request: Predict, rows: int, call: Call, inner: Hold | None
@@ -334,6 +433,18 @@ async def _one(live: LiveModel, request: Generate, call: Call, clock: Callable[[
                     yield delta
     finally:
         live.slots.release(tenant)
+
+
+async def _next_response(
+    responses: AsyncGenerator[dict[str, Array]], deadline: Deadline, live: LiveModel
+) -> dict[str, Array] | None:
+    """The next response, None after the last."""
+    try:
+        return await deadline.wait(anext(responses))
+    except StopAsyncIteration:
+        return None
+    except TimeoutError:
+        raise DeadlineExceeded(f"{live.manifest.ref} did not finish within the deadline of this request") from None
 
 
 async def _next_delta(deltas: AsyncGenerator[Delta], deadline: Deadline, live: LiveModel) -> Delta:

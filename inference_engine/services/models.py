@@ -7,13 +7,20 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from inference_engine.core.logging import get_logger
 from inference_engine.domain.adapters import adapter_names
-from inference_engine.domain.errors import EngineError, ModelLoadFailed, ModelNotFound, ModelNotReady, ShuttingDown
+from inference_engine.domain.errors import (
+    EngineError,
+    InvalidManifest,
+    ModelLoadFailed,
+    ModelNotFound,
+    ModelNotReady,
+    ShuttingDown,
+)
 from inference_engine.domain.model import Manifest, ModelRef, Signature
 from inference_engine.domain.ports import (
     BrokenModel,
@@ -21,18 +28,23 @@ from inference_engine.domain.ports import (
     ExecutorFactory,
     Loaded,
     ModelRepository,
+    Restarting,
     RouteStore,
     StoredModel,
     Telemetry,
 )
 from inference_engine.domain.results import Served
 from inference_engine.domain.routing import Route, Router
+from inference_engine.domain.sequences import client_signature
 from inference_engine.domain.statistics import ModelStatistics
 from inference_engine.domain.tensors import InputCheck
 from inference_engine.services.ensembles import Ensemble
 from inference_engine.services.queues import BatchQueue
 from inference_engine.services.slots import SlotQueue
 from inference_engine.services.warmup import warm_up
+
+if TYPE_CHECKING:
+    from inference_engine.services.sequences import SequenceQueue
 
 ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
 _FAILURE_MEMORY_S = 10.0
@@ -83,7 +95,7 @@ class LiveModel:
 
     __slots__ = (
         *("batches", "check", "ensemble", "executor", "loaded", "manifest", "outputs"),
-        *("reuses_predictions", "signature", "slots", "statistics", "timeout_s"),
+        *("predicts", "reuses_predictions", "sequences", "signature", "slots", "statistics", "timeout_s"),
     )
 
     def __init__(
@@ -99,7 +111,9 @@ class LiveModel:
         self.loaded = loaded
         self.executor = executor
         self.ensemble = executor if isinstance(executor, Ensemble) else None
-        self.signature = loaded.signature or manifest.signature
+        own = loaded.signature or manifest.signature
+        sequences = manifest.execution.sequences
+        self.signature = client_signature(own, sequences)
         self.check = InputCheck(self.signature) if self.signature else None
         self.outputs = frozenset(spec.name for spec in self.signature.outputs) if self.signature else frozenset()
         self.timeout_s = manifest.execution.timeout_s
@@ -111,6 +125,34 @@ class LiveModel:
         )
         self.slots = SlotQueue(manifest, loaded.concurrency, clock)
         self.reuses_predictions = manifest.execution.cache is True
+        self.sequences: SequenceQueue | None = None
+        if sequences is not None:
+            if "predict" not in loaded.kinds:
+                raise InvalidManifest(
+                    f"{manifest.ref}: execution.sequences is for models that predict, this one answers: "
+                    + ", ".join(loaded.kinds),
+                    param="execution.sequences",
+                )
+            from inference_engine.services.sequences import SequenceQueue  # few models need it: not at the start
+
+            self.sequences = SequenceQueue(manifest, sequences, executor, own, telemetry, clock, self.statistics)
+        self.predicts = "predict" in loaded.kinds or "predict_stream" not in loaded.kinds
+
+    @property
+    def waiting(self) -> int:
+        """Requests in its lines."""
+        return self.batches.waiting + self.slots.waiting + (self.sequences.waiting if self.sequences else 0)
+
+    @property
+    def in_sequence(self) -> bool:
+        """True while a sequence has begun and not ended: unloading the model would lose what it knows."""
+        return self.sequences is not None and self.sequences.active > 0
+
+    async def close(self) -> None:
+        """Cancel what runs and waits in the lines of predictions."""
+        await self.batches.close()
+        if self.sequences is not None:
+            await self.sequences.close()
 
 
 class _Entry:
@@ -268,7 +310,10 @@ class ModelService:
     def signature(self, ref: ModelRef) -> Signature | None:
         """What is known of its tensors: from the loaded model, else from the manifest."""
         entry = self._entry(ref)
-        return entry.live.signature if entry.live else entry.stored.manifest.signature
+        manifest = entry.stored.manifest
+        return (
+            entry.live.signature if entry.live else client_signature(manifest.signature, manifest.execution.sequences)
+        )
 
     def statistics(self, ref: ModelRef) -> ModelStatistics:
         """What the model has done since the server started. Raises `ModelNotFound`."""
@@ -305,7 +350,7 @@ class ModelService:
             memory_bytes=running.memory_bytes if running else 0,
             size_bytes=entry.stored.size_bytes,
             in_flight=entry.in_flight,
-            queued=entry.live.batches.waiting + entry.live.slots.waiting if entry.live else 0,
+            queued=entry.live.waiting if entry.live else 0,
             restarts=running.restarts if running else 0,
             loaded_at=entry.loaded_at,
             last_used_at=datetime.now(UTC) - timedelta(seconds=self.clock() - entry.used_s) if entry.used else None,
@@ -410,8 +455,9 @@ class ModelService:
 
     async def _unload_unused(self, entry: _Entry) -> None:
         async with entry.changing:
+            kept = entry.live is not None and entry.live.in_sequence
             needed = entry.stored.manifest.ref in self._stages()
-            if entry.in_flight == 0 and entry.idle_limit_s == 0 and not needed:
+            if entry.in_flight == 0 and entry.idle_limit_s == 0 and not (kept or needed):
                 await self._end(entry)
 
     async def make_ready(self, entry: _Entry) -> None:
@@ -451,13 +497,14 @@ class ModelService:
         loaded = await executor.start()
         try:
             await warm_up(stored.manifest, loaded.signature or stored.manifest.signature, executor)
+            live = LiveModel(stored.manifest, loaded, executor, self._telemetry, self.clock, entry.statistics)
         except BaseException:
             await executor.stop(grace_s=0.0)
             raise
         _log.info("model loaded", model=str(stored.manifest.ref), seconds=round(self.clock() - started, 3))
         for line in loaded.details.get("warnings", ()):
             _log.warning("the model's library warns", model=str(stored.manifest.ref), warning=str(line))
-        return LiveModel(stored.manifest, loaded, executor, self._telemetry, self.clock, entry.statistics)
+        return live
 
     def when_unloaded(self, act: Callable[[ModelRef], object]) -> None:
         """Call `act` each time a model has been unloaded, for whatever reason; files are read anew only after that."""
@@ -520,7 +567,7 @@ class ModelService:
                     await entry.idle.wait()
             before = live.executor.status().memory_bytes
             entry.live = None
-            await live.batches.close()
+            await live.close()
             await live.executor.stop(grace_s=1.0 + live.loaded.closing_s)
         finally:
             entry.draining = False
@@ -559,7 +606,8 @@ class ModelService:
             needed = self._stages()
             for ref, entry in list(self._entries.items()):
                 limit = entry.idle_limit_s
-                idle = entry.live is not None and entry.in_flight == 0 and ref not in needed
+                kept = ref in needed or (entry.live is not None and entry.live.in_sequence)
+                idle = entry.live is not None and entry.in_flight == 0 and not kept
                 if idle and limit is not None and self.clock() - entry.used_s > limit:
                     await self.unload(ref)
 
@@ -574,7 +622,8 @@ def _own_state(entry: _Entry) -> ModelState:
     if entry.draining:
         return "draining"
     if entry.live is not None:
-        state = entry.live.executor.status().state
+        executor = entry.live.executor  # most tell their state without measuring anything
+        state = executor.state if isinstance(executor, Restarting) else executor.status().state
         return "ready" if state == "ready" else "failed" if state == "failed" else "restarting"
     if entry.loading is not None:
         return "loading"

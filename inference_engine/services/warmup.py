@@ -27,7 +27,7 @@ async def warm_up(manifest: Manifest, signature: Signature | None, executor: Exe
             )
         inputs = {spec.name: _values(manifest, spec, warmup, batched=signature.batched) for spec in signature.inputs}
         rows = warmup.rows if signature.batched else 1
-        copies = range(manifest.execution.instances)
+        copies = range(manifest.execution.instance_count)
         # several at once: each goes to the instance with the least to do
         await asyncio.gather(*(asyncio.ensure_future(executor.run([inputs], [rows])) for _ in copies))
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from inference_engine.core.settings import Settings
-from inference_engine.domain.model import Execution, Manifest
+from inference_engine.domain.model import Execution, Manifest, SequenceControls, Sequences, SequenceState
 from inference_engine.infra.manifest_files import read_manifest
 from inference_engine.infra.runtimes.lightgbm import LightgbmOptions
 from inference_engine.infra.runtimes.llama_cpp.options import (
@@ -55,6 +55,20 @@ def test_the_manifests_are_valid_and_the_long_one_holds_every_field(tmp_path: Pa
     for field in (*Manifest.__struct_fields__, *Execution.__struct_fields__):
         assert re.search(rf"\b{field}:", long), f"{field} is missing in the example"
         assert f"`{field}`" in (DOCS / "models.md").read_text(), f"{field} is missing in the tables"
+
+
+def test_the_manifests_of_the_scheduling_page_are_valid(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "model.py").touch()
+    page = (DOCS / "scheduling.md").read_text()
+    for block in blocks("scheduling.md", "yaml"):
+        (tmp_path / "model.yaml").write_text(block)
+        read_manifest(tmp_path / "model.yaml", re.findall(r"name: (.*)", block)[0], "1")
+    for kind in (Sequences, SequenceControls, SequenceState):
+        for field in kind.__struct_fields__:
+            assert re.search(rf"\b{field}\b", page), field
+    for field in ("max_idle_s", "max_sequences"):
+        assert re.search(rf"`{field}` \|.*default {getattr(Sequences(), field):g} \|", page), field
 
 
 def test_the_language_models_of_the_manual_are_valid_and_every_option_is_there(tmp_path: Path) -> None:
@@ -123,9 +137,12 @@ def test_the_defaults_in_the_tables_are_true() -> None:
     for field in Execution.__struct_fields__:
         (written,) = re.findall(rf"^\| `{field}` \|.*\| (.*) \|$", page, re.MULTILINE)
         value = getattr(Execution(), field)
-        words = {None: "none", (): "none", True: "true", False: "false"}
-        worded = value in (None, ()) or isinstance(value, bool)
-        expected = words[value] if worded else value if isinstance(value, str) else f"{value:g}"
+        if value in (None, (), {}):
+            expected = "none"
+        elif isinstance(value, bool):
+            expected = str(value).lower()
+        else:
+            expected = value if isinstance(value, str) else f"{value:g}"
         assert written.strip("`") == expected, field
 
 

@@ -76,3 +76,11 @@ def test_splitting_undoes_merging() -> None:
             np.testing.assert_array_equal(part[name], got[name])
     with pytest.raises(InferenceFailed, match="6 rows"):
         split({"a": np.zeros((5, 1))}, [1, 3, 2])
+
+
+def test_a_model_without_rows_keeps_the_shape_of_its_outputs() -> None:
+    for array in (np.zeros(3), np.zeros((2, 5)), np.array(1.0)):
+        (found,) = split({"y": array}, [1])
+        assert found["y"] is array
+    with pytest.raises(InferenceFailed, match="for a batch of 2 rows"):
+        split({"y": np.zeros(3)}, [2])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inference_engine.domain.model import Manifest
+from inference_engine.domain.model import Manifest, Signature, TensorSpec
 from inference_engine.domain.ports import Loaded
 from inference_engine.domain.requests import Chat, Message, Tool, Transcribe
 from inference_engine.domain.results import Delivered
@@ -34,6 +34,40 @@ def load(folder: Path, name: str) -> tuple[PythonRuntime, Loaded]:
     return runtime, runtime.load(Manifest("m", "1", "python", f"model.py:{name}"), folder)
 
 
+class Responses:
+    cancelled = False
+
+    def __init__(self) -> None:
+        self.responses: list[Any] = []
+
+    def send(self, outputs: Any) -> None:
+        self.responses.append(outputs)
+
+
+def test_the_class_that_keeps_sequences(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", (DOCS / "scheduling.md").read_text(), re.DOTALL)
+    python_model(tmp_path, source)
+    runtime = PythonRuntime()
+    runtime.load(Manifest("m", "1", "python", "model.py:Total"), tmp_path)
+
+    def batch(number: int, *, start: bool, end: bool) -> Any:
+        place = {"sequence_start": np.array([start] * 2), "sequence_end": np.array([end] * 2)}
+        ids = np.array([b"7", b"eight"], object)
+        return runtime.run({"x": np.array([number, 10 * number]), "sequence_id": ids, **place})["total"].tolist()
+
+    assert batch(1, start=True, end=False) == [1, 10]
+    assert batch(2, start=False, end=True) == [3, 30]
+
+
+def test_the_class_for_triton(tmp_path: Path) -> None:
+    (source,) = re.findall(r"```python\n(.*?)```", (DOCS / "triton-layout.md").read_text(), re.DOTALL)
+    python_model(tmp_path, source)
+    runtime = PythonRuntime()
+    signature = Signature((TensorSpec("x", "float32", (-1, 2)),), (TensorSpec("y", "float32", (-1, 2)),))
+    runtime.load(Manifest("m", "1", "python", "model.py:TritonPythonModel", signature=signature), tmp_path)
+    assert runtime.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 2]]
+
+
 def told(runtime: PythonRuntime, request: Any) -> Recorder:
     sink = Recorder()
     runtime.generate(request, Delivered(), sink)
@@ -41,12 +75,16 @@ def told(runtime: PythonRuntime, request: Any) -> Recorder:
 
 
 def test_every_class_is_tried_here() -> None:
-    assert set(CLASSES) == {"Doubler", "Greeter", "Assistant", "Searcher", "Listener"}
+    assert set(CLASSES) == {"Doubler", "Countdown", "Greeter", "Assistant", "Searcher", "Listener"}
 
 
 def test_the_classes(tmp_path: Path) -> None:
     doubler, _ = load(tmp_path / "1", "Doubler")
     assert doubler.run({"x": np.ones((1, 2), np.float32)})["y"].tolist() == [[2, 2]]
+    countdown, loaded = load(tmp_path / "6", "Countdown")
+    sink = Responses()
+    countdown.run_stream({"from": np.array([3], np.int32)}, sink)
+    assert ([outputs["number"].tolist() for outputs in sink.responses], loaded.concurrency) == ([[3], [2], [1]], 4)
     greeter, loaded = load(tmp_path / "2", "Greeter")
     assert (told(greeter, Chat((Message("user", "you"),))).text, loaded.concurrency) == ("Hello, you", 8)
     assistant, _ = load(tmp_path / "3", "Assistant")

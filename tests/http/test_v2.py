@@ -208,7 +208,7 @@ async def test_a_tensor_given_twice(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"parameters": {"sequence_id": 7}}, "'sequence_id'"),
+        ({"parameters": {"sequence_id": 7}}, "sequence_id"),
         ({"parameters": {"binary_data_output": 1}}, "true or false"),
         ({"parameters": {"timeout": -1}}, "timeout"),
         ({"outputs": [{"name": "y", "parameters": {"classification": -3}}]}, "number of classes"),

@@ -13,13 +13,14 @@ import pytest
 from inference_engine.domain.errors import (
     DeadlineExceeded,
     InferenceFailed,
+    InvalidManifest,
     InvalidRequest,
     InvalidTensor,
     ModelNotFound,
     UnsupportedTask,
 )
 from inference_engine.domain.jobs import PRIORITY
-from inference_engine.domain.model import Execution
+from inference_engine.domain.model import Execution, Sequences, SequenceState
 from inference_engine.domain.ports import BatchResult, Loaded
 from inference_engine.domain.requests import (
     Call,
@@ -32,6 +33,7 @@ from inference_engine.domain.requests import (
     Principal,
     Rerank,
     Sampling,
+    SequenceStep,
 )
 from inference_engine.domain.results import Done, TextDelta
 from inference_engine.domain.tensors import Tensors
@@ -305,3 +307,125 @@ async def test_loading_does_not_count_against_the_models_own_limit() -> None:
     await models.open()
     service = InferenceService(models, RecordingTelemetry(), clock)
     assert (await service.predict("echo", row(1, 4), CALL)).outputs["y"].shape == (1, 4)
+
+
+# -- several responses --------------------------------------------------------------------------------------------
+
+ROW = {"x": np.zeros((1, 4), np.float32)}
+
+
+class Streaming(Bench):
+    """The echo gives a response for each of its words; two such requests run together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.echo = FakeExecutor(ECHO_SIGNATURE, kinds=("predict_stream",), concurrency=2)
+
+
+@pytest.fixture
+async def streaming() -> AsyncIterator[Streaming]:
+    made = Streaming()
+    await made.models.open()
+    yield made
+    await made.models.close()
+
+
+async def test_every_response_is_told_and_counted(streaming: Streaming) -> None:
+    stream = streaming.service.predict_stream("echo", Predict(ROW, ("y",)), CALL)
+    async with aclosing(stream.responses) as responses:
+        found = [list(response.outputs) async for response in responses]
+    assert found == [["y"]] * 4
+    assert stream.served.rule == "latest"
+    assert [(kind, outcome) for _, kind, outcome in streaming.telemetry.requests] == [("predict_stream", "ok")]
+    statistics = streaming.models.statistics(stream.served.ref)
+    assert (statistics.success.count, statistics.executions, statistics.inferences) == (1, 1, 1)
+
+
+async def test_one_response_is_answered_and_several_are_refused(streaming: Streaming) -> None:
+    with pytest.raises(UnsupportedTask, match="several responses"):
+        await streaming.service.predict("echo", Predict(ROW), CALL)
+    assert streaming.echo.closed == 1
+    streaming.echo.words = ["only"]
+    assert list((await streaming.service.predict("echo", Predict(ROW), CALL)).outputs) == ["y"]
+    streaming.echo.words = []
+    with pytest.raises(InferenceFailed, match="no response"):
+        await streaming.service.predict("echo", Predict(ROW), CALL)
+    assert [outcome for _, _, outcome in streaming.telemetry.requests] == ["unsupported_task", "ok", "inference_failed"]
+
+
+async def test_a_model_of_one_response_streams_it(bench: Bench) -> None:
+    stream = bench.service.predict_stream("echo", Predict(ROW), CALL)
+    async with aclosing(stream.responses) as responses:
+        assert len([response async for response in responses]) == 1
+
+
+async def test_bad_inputs_never_reach_a_streaming_model(streaming: Streaming) -> None:
+    with pytest.raises(InvalidTensor, match="'z'"):
+        await anext(streaming.service.predict_stream("echo", Predict({**ROW, "z": ROW["x"]}), CALL).responses)
+    with pytest.raises(InvalidTensor, match="output 'z'"):
+        await anext(streaming.service.predict_stream("echo", Predict(ROW, ("z",)), CALL).responses)
+    assert not streaming.echo.ended.is_set()
+
+
+async def test_streams_wait_for_a_slot_and_give_it_back_when_they_are_left(streaming: Streaming) -> None:
+    streaming.echo.hold = 1
+    streams = [streaming.service.predict_stream("echo", Predict(ROW), CALL).responses for _ in range(3)]
+    for stream in streams[:2]:
+        await anext(stream)
+    third = asyncio.ensure_future(anext(streams[2]))
+    await asyncio.sleep(0.02)
+    assert not third.done()
+    await streams[0].aclose()
+    await third
+    assert streaming.echo.closed == 1
+    for stream in streams[1:]:
+        await stream.aclose()
+    assert [outcome for _, _, outcome in streaming.telemetry.requests] == ["cancelled"] * 3
+
+
+async def test_a_stream_ends_at_its_deadline(streaming: Streaming) -> None:
+    streaming.echo.hold = 1
+    call = msgspec.structs.replace(CALL, deadline_s=streaming.clock() + 0.05)
+    responses = streaming.service.predict_stream("echo", Predict(ROW), call).responses
+    await anext(responses)
+    with pytest.raises(DeadlineExceeded):
+        await anext(responses)
+    assert streaming.echo.closed == 1
+
+
+async def test_a_sequence_is_refused_by_models_that_keep_none(bench: Bench, streaming: Streaming) -> None:
+    request = Predict(ROW, (), SequenceStep(5, start=True))
+    with pytest.raises(InvalidRequest, match="keeps nothing between requests"):
+        await bench.service.predict("echo", request, CALL)
+    with pytest.raises(InvalidRequest, match="keeps nothing between requests"):
+        await anext(streaming.service.predict_stream("echo", request, CALL).responses)
+
+
+async def test_an_open_sequence_keeps_its_model_loaded() -> None:
+    made = Bench()
+    execution = Execution(keep_alive_s=0, sequences=Sequences(states=(SequenceState("x", "y"),)))
+    keeper = manifest("echo", "1", ECHO_SIGNATURE, execution=execution)
+    made.models = ModelService(FakeRepository(keeper), lambda _: made.echo, FakeRoutes(), made.telemetry, made.clock)
+    service = InferenceService(made.models, made.telemetry, made.clock)
+    await made.models.open()
+    made.models.keep_alive(keeper.ref, 0)
+    await service.predict("echo", Predict({}, (), SequenceStep(5, start=True)), CALL)
+    await asyncio.sleep(0)
+    assert made.models.is_ready(keeper.ref)
+    with pytest.raises(InvalidRequest, match="give a sequence_id"):
+        await service.predict("echo", Predict({}), CALL)
+    await made.models.unload(keeper.ref)
+    with pytest.raises(InvalidRequest, match="has no sequence 5"):
+        await service.predict("echo", Predict({}, (), SequenceStep(5)), CALL)
+    await made.models.close()
+
+
+async def test_sequences_are_for_models_that_predict() -> None:
+    made = Bench()
+    talker = manifest("talker", execution=Execution(sequences=Sequences()))
+    models = ModelService(FakeRepository(talker), lambda _: made.talker, FakeRoutes(), made.telemetry, made.clock)
+    await models.open()
+    with pytest.raises(InvalidManifest, match=r"execution\.sequences is for models that predict"):
+        await models.load(talker.ref)
+    assert made.talker.state == "stopped"
+    await models.close()

@@ -77,6 +77,11 @@ class _Prediction(msgspec.Struct):
     outputs: list[_Tensor]
 
 
+class _Response(msgspec.Struct):
+    outputs: list[_Tensor] = []
+    error: str | None = None
+
+
 class _TextUsage(msgspec.Struct):
     prompt_tokens: int
 
@@ -151,16 +156,31 @@ class HttpClient:
         return self._json("POST", self._admin(target) + "/unload", kind=_Unloaded).memory_returned_bytes
 
     def predict(self, target: str, inputs: Mapping[str, Any]) -> list[Output]:
+        path, request = self._infer(target, inputs, "infer")
+        return [_output(item) for item in self._read(self.send(request), path, _Prediction).outputs]
+
+    def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> Iterator[list[Output]]:
+        _, request = self._infer(target, inputs, "infer_stream")
+        response = self.send(request, stream=True)
+        try:
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    yield _response(line.removeprefix("data:"))
+        except httpx.TransportError as error:
+            raise _lost(self._url, error) from None
+        finally:
+            response.close()
+
+    def _infer(self, target: str, inputs: Mapping[str, Any], method: str) -> tuple[str, httpx.Request]:
         view = self._resolve(target)
         if view.signature is None:
             view = self.load(target)
         dtypes = {spec["name"]: spec["dtype"] for spec in (view.signature or {}).get("inputs", ())}
         tensors = [_tensor(name, value, dtypes) for name, value in inputs.items()]
         name, _, version = target.partition(":")
-        path = f"/v2/models/{name}/versions/{version}/infer" if version else f"/v2/models/{name}/infer"
+        path = f"/v2/models/{name}/versions/{version}/{method}" if version else f"/v2/models/{name}/{method}"
         content, headers = _infer_body(tensors)
-        response = self.send(self._http.build_request("POST", path, content=content, headers=headers))
-        return [_output(item) for item in self._read(response, path, _Prediction).outputs]
+        return path, self._http.build_request("POST", path, content=content, headers=headers)
 
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> HttpStream:
         body = {
@@ -412,6 +432,14 @@ def _guess(data: list[Any]) -> str:
     if kinds <= {str}:
         return "bytes"
     return "int64" if kinds <= {int} else "float32"
+
+
+def _response(text: str) -> list[Output]:
+    """One event of a streamed prediction. Raises the error that it may be."""
+    response = msgspec.json.decode(text, type=_Response)
+    if response.error is not None:
+        raise InferenceFailed(response.error)
+    return [_output(item) for item in response.outputs]
 
 
 def _output(item: _Tensor) -> Output:

@@ -67,6 +67,10 @@ class LocalClient:
         outputs = self._engine.predict(target, inputs)
         return [_output(name, array) for name, array in outputs.items()]
 
+    def predict_stream(self, target: str, inputs: Mapping[str, Any]) -> Iterator[list[Output]]:
+        for outputs in self._engine.predict_stream(target, inputs):
+            yield [_output(name, array) for name, array in outputs.items()]
+
     def generate(self, target: str, messages: Messages, sampling: Mapping[str, Any]) -> TextStream:
         return self._engine.generate(target, messages, **sampling)
 

@@ -29,10 +29,16 @@ _EXAMPLE = """'{"input": [[5.1, 3.5, 1.4, 0.2]]}'"""
     type=click.Path(path_type=Path),
     help="An image or sound file for the model's input of bytes; several make a batch.",
 )
+@click.option("--stream", is_flag=True, help="Print every response of a model that gives several, as it comes.")
 @client_options
 @pass_session
 def predict(
-    session: Session, model: str, source: str | None, images: tuple[Path, ...], connect: Callable[[], Client]
+    session: Session,
+    model: str,
+    source: str | None,
+    images: tuple[Path, ...],
+    stream: bool,
+    connect: Callable[[], Client],
 ) -> None:
     """Compute the outputs of MODEL for one batch of inputs."""
     if source is None and not images:
@@ -44,11 +50,12 @@ def predict(
             view = client.load(model)
         if files:
             inputs[image_input(view, inputs)] = files
-        outputs = client.predict(model, inputs)
-    if session.json:
-        print_json({"model": view.target, "outputs": outputs})
-    else:
-        _print(outputs)
+        responses = client.predict_stream(model, inputs) if stream else (client.predict(model, inputs),)
+        for outputs in responses:
+            if session.json:
+                print_json({"model": view.target, "outputs": outputs})
+            else:
+                _print(outputs)
 
 
 def read_inputs(source: str) -> dict[str, Any]:

@@ -89,6 +89,8 @@ class GrpcBeside:
             log_level=settings.log_level,
             access_log=settings.access_log,
             shared_memory=settings.grpc_shared_memory,
+            compression=settings.grpc_compression,
+            keepalive_s=settings.grpc_keepalive_s,
             tls=(cert, key) if cert and key else None,
         )
         return GrpcServer(options, self._models, self._inference, self._access, self._health, self._clock)

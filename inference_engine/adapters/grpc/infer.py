@@ -14,10 +14,11 @@ from inference_engine.adapters.grpc.admission import Admission, Caller, abort, t
 from inference_engine.adapters.grpc.answers import Answers, head_of
 from inference_engine.adapters.grpc.protocol import InferRequest, InferResponse, StreamResponse, read
 from inference_engine.adapters.grpc.tensors import Place
+from inference_engine.adapters.sequences import SEQUENCE, sequence_step
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.classification import classified
 from inference_engine.domain.errors import EngineError, InvalidRequest, ShuttingDown, UnknownField, UnsupportedTask
-from inference_engine.domain.requests import Predict
+from inference_engine.domain.requests import Call, Predict, SequenceStep
 from inference_engine.domain.results import Prediction
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
@@ -33,7 +34,8 @@ _MAX_ID = 256
 class Asked(NamedTuple):
     """A request without its tensors. `places` are outputs wanted in shared memory, `rest` is for a generation.
 
-    Of the outputs in `classes` only that many best classes are wanted.
+    Of the outputs in `classes` only that many best classes are wanted. `empty_final` asks for an empty response after
+    the last of several.
     """
 
     target: str
@@ -43,6 +45,8 @@ class Asked(NamedTuple):
     priority: int
     rest: dict[str, Any]
     classes: Mapping[str, int] = {}
+    empty_final: bool = False
+    sequence: SequenceStep | None = None
 
 
 class Infer:
@@ -144,9 +148,35 @@ class Infer:
                 async for answer in answers:
                     yield answer
             return
+        if "predict_stream" in (await self._models.ready(self._models.resolve(asked.target).ref)).kinds:
+            async with aclosing(self._responses(request, asked, inputs, caller, context)) as answers:
+                async for answer in answers:
+                    yield answer
+            return
         answer = InferResponse.FromString(await self._predicted(request, asked, inputs, caller, context))
         answer.parameters[FINAL].bool_param = True
         yield answer
+
+    async def _responses(
+        self, request: Any, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
+    ) -> AsyncGenerator[Any]:
+        """The responses of a model that gives any number; which is the last is known only once there is none."""
+        for name in asked.places:
+            raise InvalidRequest(
+                f"output {name!r}: a model of several responses cannot write them into one place of shared memory",
+                param=name,
+            )
+        stream = self._inference.predict_stream(*self._prediction(asked, inputs, caller, context))
+        async with aclosing(stream.responses) as predictions:
+            async for prediction in predictions:
+                answer = InferResponse.FromString(self._encoded(request, asked, prediction))
+                answer.parameters[FINAL].bool_param = False
+                yield answer
+        if asked.empty_final:
+            answer = head_of(stream.served)
+            answer.id = request.id
+            answer.parameters[FINAL].bool_param = True
+            yield answer
 
     async def _generation(self, asked: Asked, inputs: dict[str, Array]) -> generation.Wanted | None:
         """The text to be continued; None for tensors, also for one that happens to have its name."""
@@ -165,10 +195,18 @@ class Infer:
     async def _predicted(
         self, request: Any, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
     ) -> bytes:
+        prediction = await self._inference.predict(*self._prediction(asked, inputs, caller, context))
+        return self._encoded(request, asked, prediction)
+
+    def _prediction(
+        self, asked: Asked, inputs: dict[str, Array], caller: Caller, context: Any
+    ) -> tuple[str, Predict, Call]:
         for name in asked.rest:
             raise UnknownField(f"parameters: {name[:80]!r} is not supported here: leave it out", param=name[:80])
         call = self._admission.call(caller, context, asked.timeout_s, asked.priority)
-        prediction = await self._inference.predict(asked.target, Predict(inputs, asked.outputs), call)
+        return asked.target, Predict(inputs, asked.outputs, asked.sequence), call
+
+    def _encoded(self, request: Any, asked: Asked, prediction: Prediction) -> bytes:
         if asked.classes:
             prediction = self._classified(prediction, asked.classes)
         return self._encode(request.id, prediction, asked.places)
@@ -232,7 +270,10 @@ def _asked(request: Any) -> Asked:
     if not request.parameters and not request.outputs:
         return Asked(target, (), {}, None, 0, {})
     rest = tensors.parameters(request.parameters)
-    rest.pop(_EMPTY_FINAL, None)  # generations end with one that is flagged in any case
+    empty_final = rest.pop(_EMPTY_FINAL, False) is True  # generations end with one that is flagged in any case
+    sequence = sequence_step(rest)
+    for name in SEQUENCE:
+        rest.pop(name, None)
     if rest.pop("binary_data_output", True) is not True:
         raise UnknownField("parameters: binary_data_output can only be true over gRPC", param="binary_data_output")
     timeout_s, priority = _timeout_s(rest.pop("timeout", None)), _priority(rest.pop("priority", 0))
@@ -253,7 +294,7 @@ def _asked(request: Any) -> Asked:
                 raise InvalidRequest(
                     f"output {output.name!r}: classes cannot go into shared memory: leave one out", param=output.name
                 )
-    return Asked(target, tuple(names), places, timeout_s, priority, rest, classes)
+    return Asked(target, tuple(names), places, timeout_s, priority, rest, classes, empty_final, sequence)
 
 
 def _class_count(name: str, value: Any) -> int:

@@ -8,6 +8,7 @@ from inference_engine.adapters.grpc.admission import Admission
 from inference_engine.adapters.grpc.generation import TEXT_INPUT, TEXT_OUTPUT
 from inference_engine.adapters.grpc.infer import target_of
 from inference_engine.adapters.grpc.protocol import message
+from inference_engine.adapters.instance_groups import instance_groups
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.datatypes import DATATYPES
 from inference_engine.domain.ensembles import name_and_number
@@ -19,7 +20,8 @@ from inference_engine.services.health import HealthService
 from inference_engine.services.models import ModelService, ModelStatus
 
 EXTENSIONS = (
-    *("classification", "model_repository", "model_configuration", "statistics", "system_shared_memory", "parameters"),
+    *("classification", "model_repository", "model_configuration", "parameters", "sequence", "statistics"),
+    "system_shared_memory",
 )
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 _TYPES = {"BYTES": "TYPE_STRING"}
@@ -113,11 +115,24 @@ class Repository:
                     model_name=name, model_version=number, input_map=stage.inputs, output_map=stage.outputs
                 )
             return message("ModelConfigResponse")(config=config)
-        config.instance_group.add(name=ref.name, count=manifest.execution.instances, kind="KIND_AUTO")
-        if batched:
+        for group in instance_groups(manifest.execution):
+            config.instance_group.add(name=ref.name, **group)
+        sequences = manifest.execution.sequences
+        if sequences is not None:
+            batching = config.sequence_batching
+            batching.max_sequence_idle_microseconds = int(sequences.max_idle_s * 1e6)
+            if sequences.strategy == "direct":
+                batching.direct.SetInParent()
+            else:
+                batching.oldest.max_candidate_sequences = sequences.max_sequences
+        elif batched:
             config.dynamic_batching.max_queue_delay_microseconds = int(manifest.execution.max_delay_ms * 1000)
-        config.model_transaction_policy.decoupled = self._generates(status)
+        config.model_transaction_policy.decoupled = self._generates(status) or self._streams(ref)
         return message("ModelConfigResponse")(config=config)
+
+    def _streams(self, ref: ModelRef) -> bool:
+        loaded = self._models.loaded(ref)
+        return loaded is not None and "predict_stream" in loaded.kinds
 
     async def _ModelStatistics(self, request: Any) -> Any:  # noqa: N802
         if request.name:

@@ -16,18 +16,24 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from inference_engine.adapters.grpc.access_log import AccessLog, Unary
 from inference_engine.adapters.grpc.admission import Admission, abort
+from inference_engine.adapters.grpc.health import HEALTH, Health
 from inference_engine.adapters.grpc.infer import Infer
 from inference_engine.adapters.grpc.protocol import METHODS, POOL, SERVICE, message, read
 from inference_engine.adapters.grpc.repository import Repository
 from inference_engine.adapters.shared_memory import Regions
-from inference_engine.core.settings import SettingsError
+from inference_engine.core.settings import Compression, SettingsError
 from inference_engine.services.access import AccessService
 from inference_engine.services.health import HealthService
 from inference_engine.services.inference import InferenceService
 from inference_engine.services.models import ModelService
 
-_HEALTH = "grpc.health.v1.Health"
 _ENVELOPE_BYTES = 1 << 20  # room for names, shapes and parameters around tensors of the size limit
+
+_COMPRESSION = {
+    "none": grpc.Compression.NoCompression,
+    "gzip": grpc.Compression.Gzip,
+    "deflate": grpc.Compression.Deflate,
+}
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -43,6 +49,8 @@ class Options(msgspec.Struct, frozen=True):
     access_log: bool = False
     shared_memory: bool = False
     tls: tuple[Path, Path] | None = None
+    compression: Compression = "none"
+    keepalive_s: float = 60.0
 
 
 class GrpcServer:
@@ -58,8 +66,8 @@ class GrpcServer:
         clock: Callable[[], float],
     ) -> None:
         self._options = options
-        self._health = health
         self._admission = Admission(access, clock, options.limit_s)
+        self._health = Health(models, health, self._admission)
         self._regions = Regions(options.shared_memory, "grpc_shared_memory")
         self._infer = Infer(models, inference, self._admission, self._regions)
         self._repository = Repository(
@@ -76,11 +84,12 @@ class GrpcServer:
         options = self._options
         limit = options.max_message_bytes + _ENVELOPE_BYTES
         server = grpc.aio.server(
+            compression=_COMPRESSION[options.compression],
             options=(
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_time_ms", int(options.keepalive_s * 1000)),
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -91,12 +100,12 @@ class GrpcServer:
         server.add_generic_rpc_handlers(
             (
                 grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
-                grpc.method_handlers_generic_handler(_HEALTH, {"Check": self._health_check()}),
+                grpc.method_handlers_generic_handler(HEALTH, self._health.handlers()),
             )
         )
         pool = _reflected()
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            _Reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), pool, self._admission), server
+            _Reflection((SERVICE, HEALTH, reflection.SERVICE_NAME), pool, self._admission), server
         )
         port = self._bind(server)
         await server.start()
@@ -108,6 +117,7 @@ class GrpcServer:
         server, self._server = self._server, None
         if server is not None:
             self._infer.close()
+            self._health.close()
             await server.stop(self._options.drain_s)
             self._regions.close()
 
@@ -153,19 +163,6 @@ class GrpcServer:
             return answered
         except Exception as error:
             return await abort(context, error, method)
-
-    def _health_check(self) -> Any:
-        """The standard health service: the server as a whole (the empty name) and our service."""
-
-        async def check(request: Any, context: Any) -> Any:
-            if request.service not in ("", SERVICE):
-                await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:80]!r}")
-            word = "SERVING" if self._health.ready else "NOT_SERVING"
-            return health_pb2.HealthCheckResponse(status=word)
-
-        return grpc.unary_unary_rpc_method_handler(
-            check, health_pb2.HealthCheckRequest.FromString, health_pb2.HealthCheckResponse.SerializeToString
-        )
 
 
 class _Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # it ships no types

@@ -252,6 +252,9 @@ class AutoExecutor:
     def run(self, parts: Sequence[Tensors], rows: Sequence[int]) -> Awaitable[BatchResult]:
         return self._chosen().run(parts, rows)
 
+    def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Any]]:
+        return self._chosen().run_stream(inputs)
+
     def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         return self._chosen().generate(request)
 

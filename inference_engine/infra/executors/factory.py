@@ -6,15 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
+import msgspec
+
 from inference_engine.domain.choices import ChoiceStore
 from inference_engine.domain.errors import InvalidManifest
-from inference_engine.domain.model import Manifest, ModelRef
+from inference_engine.domain.model import Execution, Manifest, ModelRef
 from inference_engine.domain.ports import Executor, Runtime, RuntimeCatalog, StoredModel
 from inference_engine.infra.executors.auto import AutoExecutor, machine_busy
 from inference_engine.infra.executors.instances import Instance, InstancesExecutor
 from inference_engine.infra.executors.interpreters import REQUIREMENTS
+from inference_engine.infra.executors.resources import LimitedInstance, ResourcePool
 from inference_engine.infra.executors.runner import RunnerExecutor, Supervision
 from inference_engine.infra.executors.thread import ThreadExecutor
+
+_DEFAULTS = Execution()
 
 
 class Executors:
@@ -30,8 +35,13 @@ class Executors:
         choices: ChoiceStore,
         environment: Callable[[Manifest], Mapping[str, str]] = lambda _: {},
         interpreter: Callable[[StoredModel], Awaitable[str]] | None = None,
+        resources: ResourcePool | None = None,
     ) -> None:
-        """`environment` gives variables for the runner of a model, `interpreter` the Python that runs it."""
+        """`environment` gives variables for the runner of a model, `interpreter` the Python that runs it.
+
+        `resources` is what models share on this server.
+        """
+        self._resources = resources or ResourcePool()
         self._interpreter = interpreter
         self._environment = environment
         self._create_runtime = create_runtime
@@ -44,20 +54,32 @@ class Executors:
 
     def __call__(self, model: StoredModel) -> Executor:
         manifest = model.manifest
-        count = manifest.execution.instances
+        execution = manifest.execution
         if manifest.runtime == "auto":
-            if count > 1:
-                raise InvalidManifest(
-                    f"{manifest.ref}: execution.instances is {count}: `runtime: auto` measures one instance; "
-                    "name the runtime, or leave instances out",
-                    param="execution.instances",
-                )
+            for field in ("instances", "resources"):
+                if getattr(execution, field) != getattr(_DEFAULTS, field):
+                    raise InvalidManifest(
+                        f"{manifest.ref}: execution.{field}: `runtime: auto` measures one instance on a machine of its "
+                        f"own: name the runtime, or leave {field} out",
+                        param=f"execution.{field}",
+                    )
             return AutoExecutor(
                 model, self, self._catalog, self._choices, self._measuring, self._clock, machine_busy, self._environment
             )
-        return self._one(model) if count == 1 else InstancesExecutor([self._one(model) for _ in range(count)])
+        devices = [group.device for group in execution.groups for _ in range(group.count)]
+        instances = [self._one(_on(model, device)) for device in devices]
+        if len(instances) == 1:
+            return instances[0]
+        return InstancesExecutor(instances, devices if len(set(devices)) > 1 else ())
 
     def _one(self, model: StoredModel) -> Instance:
+        instance = self._unlimited(model)
+        execution = model.manifest.execution
+        if not execution.resources:
+            return instance
+        return LimitedInstance(instance, self._resources, self._resources.claim(model.manifest, execution.device))
+
+    def _unlimited(self, model: StoredModel) -> Instance:
         manifest = model.manifest
         if manifest.execution.executor == "thread":
             if manifest.runtime == "python" and (model.folder / REQUIREMENTS).is_file():
@@ -75,3 +97,9 @@ class Executors:
             lambda: self._environment(manifest),
             partial(self._interpreter, model) if self._interpreter is not None else None,
         )
+
+
+def _on(model: StoredModel, device: str) -> StoredModel:
+    """The model as one instance on that device is told of it."""
+    execution = msgspec.structs.replace(model.manifest.execution, instances=1, device=device)
+    return msgspec.structs.replace(model, manifest=msgspec.structs.replace(model.manifest, execution=execution))

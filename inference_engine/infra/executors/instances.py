@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from inference_engine.domain.errors import EngineError, error_from_code
 from inference_engine.domain.ports import BatchResult, Executor, ExecutorState, ExecutorStatus, Loaded
 from inference_engine.domain.requests import Generate
 from inference_engine.domain.results import Delta
@@ -28,14 +29,36 @@ class Instance(Executor, Protocol):
     @property
     def state(self) -> ExecutorState: ...
 
+    @property
+    def restarts(self) -> int: ...
+
+    @property
+    def winding_down(self) -> bool:
+        """True while it still computes something that was cancelled. Cheap."""
+
 
 class InstancesExecutor:
     """`Executor` that stands before `executors`, all of one model and fresh."""
 
-    def __init__(self, executors: Sequence[Instance]) -> None:
+    def __init__(self, executors: Sequence[Instance], devices: Sequence[str] = ()) -> None:
+        """`devices` says where each of them is, for errors; empty where all are on the same."""
         self._executors = tuple(executors)
+        self._devices = tuple(devices)
         self._busy = [0] * len(self._executors)
         self._turn = 0
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        return self._executors
+
+    @property
+    def state(self) -> ExecutorState:
+        """Ready while one is."""
+        return min((executor.state for executor in self._executors), key=_STATES.index)
+
+    @property
+    def restarts(self) -> int:
+        return sum(executor.restarts for executor in self._executors)
 
     @property
     def batches_in_flight(self) -> int:
@@ -43,7 +66,7 @@ class InstancesExecutor:
 
     async def start(self) -> Loaded:
         results = await asyncio.gather(*(executor.start() for executor in self._executors), return_exceptions=True)
-        failures = [result for result in results if isinstance(result, BaseException)]
+        failures = [self._named(index, one) for index, one in enumerate(results) if isinstance(one, BaseException)]
         if failures:
             await asyncio.gather(
                 *(
@@ -55,6 +78,12 @@ class InstancesExecutor:
             raise failures[0]
         loaded = [result for result in results if isinstance(result, Loaded)]
         return msgspec.structs.replace(loaded[0], concurrency=sum(one.concurrency for one in loaded))
+
+    def _named(self, index: int, error: BaseException) -> BaseException:
+        if not self._devices or not isinstance(error, EngineError):
+            return error
+        message = f"the instance on {self._devices[index]}: {error.message}"
+        return error_from_code(error.code, message, param=error.param or "execution.instances")
 
     def _least_busy(self) -> int:
         """The instance with the least in flight, one that is ready before one that is not; equal ones take turns."""
@@ -73,6 +102,16 @@ class InstancesExecutor:
 
     def _ended(self, index: int, _: object = None) -> None:
         self._busy[index] -= 1
+
+    async def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Any]]:
+        index = self._least_busy()
+        self._busy[index] += 1
+        try:
+            async with aclosing(self._executors[index].run_stream(inputs)) as responses:
+                async for outputs in responses:
+                    yield outputs
+        finally:
+            self._ended(index)
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         index = self._least_busy()

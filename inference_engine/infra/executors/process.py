@@ -40,25 +40,33 @@ class ProcessLost(Exception):
 
 
 class _Stream:
-    """The receiving end of one generation."""
+    """The receiving end of one generation or streamed prediction."""
 
     __slots__ = ("arrived", "items", "over")
 
     def __init__(self) -> None:
         self.over = False
-        self.items: deque[Delta | frames.Ended | None] = deque()
+        self.items: deque[Delta | dict[str, Array] | frames.Ended | None] = deque()
         self.arrived: asyncio.Future[None] | None = None
 
-    def put(self, item: Delta | frames.Ended | None) -> None:
+    def put(self, item: Delta | dict[str, Array] | frames.Ended | None) -> None:
         self.items.append(item)
         if self.arrived is not None and not self.arrived.done():
             self.arrived.set_result(None)
 
-    async def next(self) -> Delta | frames.Ended | None:
+    async def next(self) -> Delta | dict[str, Array] | frames.Ended | None:
         while not self.items:
             self.arrived = asyncio.get_running_loop().create_future()
             await self.arrived
         return self.items.popleft()
+
+
+class _ResponseStream(msgspec.Struct, eq=False):
+    """A streamed prediction that the runner has not ended yet. `responses` is None once nobody reads them; the `blocks`
+    of shared memory stay taken until the end: the runner may be reading them."""
+
+    blocks: list[int]
+    responses: _Stream | None
 
 
 class _Batch(msgspec.Struct, eq=False):
@@ -87,6 +95,7 @@ class RunnerProcess(asyncio.Protocol):
         self._ready: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self._batches: dict[int, _Batch] = {}
         self._streams: dict[int, _Stream] = {}
+        self._responses: dict[int, _ResponseStream] = {}
         self._kill_reason = ""
         self._next_id = 0
         self._cancelled_at: dict[int, float] = {}
@@ -187,6 +196,10 @@ class RunnerProcess(asyncio.Protocol):
                 tokens.set_exception(ProcessLost(self.epitaph))
         for stream in self._streams.values():
             stream.put(None)
+        for answering in self._responses.values():
+            if answering.responses is not None:
+                answering.responses.put(None)
+        self._responses.clear()
         self._to_runner.close()
         self._from_runner.close()
         if not self.ended.done():
@@ -221,19 +234,42 @@ class RunnerProcess(asyncio.Protocol):
                 if stream := self._streams.get(id):
                     stream.over = True
                     stream.put(frame)
+                self._responses_ended(frame)
+            case frames.Response(id, tensors):
+                self._responded(id, tensors)
             case frames.Ran() | frames.RunError():
                 self._batch_ended(frame)
             case frames.Ready() | frames.LoadError():
                 self._load_ended(frame)
             case frames.Beat(gauges):
                 self.gauges = gauges
-            case frames.Tokenized(id, tokens, error):
-                waiting = self._tokenizing.get(id)
-                if waiting is not None and not waiting.done():
-                    if error is None:
-                        waiting.set_result(tokens)
-                    else:
-                        waiting.set_exception(error.restore())
+            case frames.Tokenized():
+                self._tokenized(frame)
+
+    def _tokenized(self, frame: frames.Tokenized) -> None:
+        waiting = self._tokenizing.get(frame.id)
+        if waiting is not None and not waiting.done():
+            if frame.error is None:
+                waiting.set_result(frame.tokens)
+            else:
+                waiting.set_exception(frame.error.restore())
+
+    def _responded(self, id: int, tensors: list[frames.WireTensor]) -> None:
+        self.useful = True
+        answering = self._responses.get(id)
+        if answering is None or answering.responses is None:
+            self._release(tensors)
+        else:
+            answering.responses.put(self._collect(tensors))
+
+    def _responses_ended(self, frame: frames.Ended) -> None:
+        answering = self._responses.pop(frame.id, None)
+        if answering is None:
+            return
+        for block in answering.blocks:
+            self._to_runner.free(block)
+        if answering.responses is not None:
+            answering.responses.put(frame)
 
     def _batch_ended(self, frame: frames.Ran | frames.RunError) -> None:
         self._cancelled_at.pop(frame.id, None)
@@ -247,11 +283,11 @@ class RunnerProcess(asyncio.Protocol):
             return
         self.useful = True
         if not wanted:
-            self._release(frame)
+            self._release(frame.tensors)
             return
         try:
             came = time.perf_counter()
-            outputs = split(self._collect(frame), batch.rows)
+            outputs = split(self._collect(frame.tensors), batch.rows)
             result = BatchResult(outputs, frame.compute_s, time.perf_counter() - came)
         except Exception as error:
             batch.answer.set_exception(error)
@@ -313,20 +349,54 @@ class RunnerProcess(asyncio.Protocol):
         if answer.cancelled() and id in self._batches:
             self._cancel(id)
 
-    def _collect(self, ran: frames.Ran) -> dict[str, Array]:
+    def _collect(self, tensors: Sequence[frames.WireTensor]) -> dict[str, Array]:
         """Outputs as arrays of our own: what lies in shared memory is copied, and the block given back."""
-        outputs = unpack(ran.tensors, self._from_runner)
-        for tensor in ran.tensors:
+        outputs = unpack(tensors, self._from_runner)
+        for tensor in tensors:
             if tensor.offset >= 0:
                 outputs[tensor.name] = outputs[tensor.name].copy()
-        self._release(ran)
+        self._release(tensors)
         return outputs
 
-    def _release(self, ran: frames.Ran) -> None:
-        for tensor in ran.tensors:
+    def _release(self, tensors: Sequence[frames.WireTensor]) -> None:
+        for tensor in tensors:
             if tensor.offset >= 0:
                 with contextlib.suppress(ProcessLost):
                     self._send(frames.Release(tensor.offset))
+
+    async def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Array]]:
+        """The responses of one streamed prediction. Closing cancels it.
+
+        Raises:
+            ProcessLost; EngineError from the runtime.
+        """
+        tensors, blocks = pack([inputs], self._to_runner)
+        id = self._new_id()
+        responses = _Stream()
+        try:
+            self._send(frames.RunStream(id, tensors))
+        except ProcessLost:
+            for block in blocks:
+                self._to_runner.free(block)
+            raise
+        self._responses[id] = answering = _ResponseStream(blocks, responses)
+        try:
+            while True:
+                item = await responses.next()
+                if item is None:
+                    raise ProcessLost(self.epitaph)
+                if isinstance(item, frames.Ended):
+                    if item.error is not None:
+                        raise _end_error(item)
+                    return
+                assert isinstance(item, dict)
+                with contextlib.suppress(ProcessLost):  # what has come already is still worth reading
+                    self._send(frames.Taken(id))
+                yield item
+        finally:
+            answering.responses = None
+            if id in self._responses:
+                self._cancel(id)
 
     async def generate(self, request: Generate, delivered: Delivered) -> AsyncGenerator[Delta]:
         """Stream one generation on from `delivered`. Closing cancels it.
@@ -347,6 +417,7 @@ class RunnerProcess(asyncio.Protocol):
                 if isinstance(item, frames.Ended):
                     finished = True
                     raise _end_error(item)
+                assert not isinstance(item, dict)
                 if isinstance(item, Done):
                     finished = True
                 yield item
@@ -373,6 +444,11 @@ class RunnerProcess(asyncio.Protocol):
         with contextlib.suppress(ProcessLost):
             self._send(frames.Cancel(id))
             self._cancelled_at[id] = self._clock()
+
+    @property
+    def winding_down(self) -> bool:
+        """True while something that was cancelled may still be computed."""
+        return bool(self._cancelled_at)
 
     def overdue_s(self) -> float:
         """For how long the process has been computing something that was cancelled."""

@@ -15,7 +15,7 @@ from inference_engine.domain.errors import EngineError, ModelNotReady, RunnerLos
 from inference_engine.domain.ports import BatchResult, ExecutorState, ExecutorStatus, Loaded, StoredModel
 from inference_engine.domain.requests import Generate
 from inference_engine.domain.results import Delivered, Delta, Done, ReasoningDelta
-from inference_engine.domain.tensors import Tensors
+from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.infra.executors.process import ProcessLost, RunnerProcess
 
 _log = get_logger(__name__)
@@ -133,6 +133,26 @@ class RunnerExecutor:
             return
         if not job.answer.done():
             self._give(job, process)
+
+    async def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Array]]:
+        reason = ""
+        for _ in range(self._supervision.lives_per_request):
+            process = await self._alive()
+            count = 0
+            try:
+                async with aclosing(process.run_stream(inputs)) as responses:
+                    async for outputs in responses:
+                        count += 1
+                        yield outputs
+                return
+            except ProcessLost as lost:
+                if count:
+                    raise RunnerLost(
+                        f"{self._model.manifest.ref}: the runner died after {count} responses, and what it knew is "
+                        f"lost: send the request again; {lost}"
+                    ) from lost
+                reason = str(lost)
+        raise RunnerLost(f"{self._model.manifest.ref}: every runner that took up this request died; {reason}")
 
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         progress = _Progress()
@@ -254,6 +274,14 @@ class RunnerExecutor:
     @property
     def state(self) -> ExecutorState:
         return self._state
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts
+
+    @property
+    def winding_down(self) -> bool:
+        return self._process is not None and self._process.open and self._process.winding_down
 
     def status(self) -> ExecutorStatus:
         process = self._process

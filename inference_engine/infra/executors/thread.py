@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from inference_engine.domain.errors import (
     EngineError,
@@ -40,7 +41,8 @@ class ThreadExecutor:
         self._runtime = runtime
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
-        self._generating: set[_ThreadSink] = set()
+        self._generating: set[_ThreadSink | _ResponseSink] = set()
+        self._ending: set[_ThreadSink | _ResponseSink] = set()
         self._pace = Pace()
         self._computing = 0
         self._state: ExecutorState = "starting"
@@ -115,6 +117,36 @@ class ThreadExecutor:
         if not answer.done():
             _settle(answer, outcome)
 
+    async def run_stream(self, inputs: Tensors) -> AsyncGenerator[dict[str, Any]]:
+        sink = _ResponseSink(self._running_loop())
+        self._generating.add(sink)
+        threading.Thread(target=self._run_stream, args=(inputs, sink), daemon=True).start()
+        try:
+            while (item := await sink.items.get()) is not None:
+                if isinstance(item, EngineError):
+                    raise item
+                sink.taken()
+                yield item
+        finally:
+            sink.cancel()
+            self._leave(sink)
+
+    def _leave(self, sink: _ThreadSink | _ResponseSink) -> None:
+        self._generating.discard(sink)
+        if not sink.ended.is_set():
+            self._ending.add(sink)
+
+    def _run_stream(self, inputs: Tensors, sink: _ResponseSink) -> None:
+        try:
+            self._runtime.run_stream(inputs, sink)
+            sink.finish()
+        except EngineError as error:
+            sink.fail(error)
+        except Exception as error:
+            sink.fail(InferenceFailed(f"{type(error).__name__}: {error}"))
+        finally:
+            sink.ended.set()
+
     async def generate(self, request: Generate) -> AsyncGenerator[Delta]:
         sink = _ThreadSink(self._running_loop())
         self._generating.add(sink)
@@ -130,7 +162,7 @@ class ThreadExecutor:
                     return
         finally:
             sink.cancel()
-            self._generating.discard(sink)
+            self._leave(sink)
 
     def _generate(self, request: Generate, sink: _ThreadSink) -> None:
         try:
@@ -163,7 +195,7 @@ class ThreadExecutor:
         self._jobs.put(None)
         await asyncio.to_thread(self._end, sinks, grace_s)
 
-    def _end(self, sinks: list[_ThreadSink], grace_s: float) -> None:
+    def _end(self, sinks: list[_ThreadSink | _ResponseSink], grace_s: float) -> None:
         for sink in sinks:
             sink.ended.wait(grace_s)
         if self._worker is not None:
@@ -175,6 +207,16 @@ class ThreadExecutor:
     @property
     def state(self) -> ExecutorState:
         return self._state
+
+    @property
+    def restarts(self) -> int:
+        """Never: it shares the fate of the server."""
+        return 0
+
+    @property
+    def winding_down(self) -> bool:
+        self._ending = {sink for sink in self._ending if not sink.ended.is_set()}
+        return self._state == "ready" and bool(self._ending or self._computing)
 
     def status(self) -> ExecutorStatus:
         gauges = self._runtime.gauges() if self._state == "ready" else {}
@@ -251,3 +293,44 @@ class _ThreadSink:
     def fail(self, error: EngineError) -> None:
         if not self._cancelled:
             self._loop.call_soon_threadsafe(self.items.put_nowait, error)
+
+
+class _ResponseSink:
+    """Hands responses from a runtime's thread to the event loop, a few ahead of their reader. None is the end."""
+
+    AHEAD = 8
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._cancelled = False
+        self._room = threading.Semaphore(self.AHEAD)
+        self.items: asyncio.Queue[dict[str, Any] | EngineError | None] = asyncio.Queue()
+        self.ended = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._room.release()
+
+    def taken(self) -> None:
+        self._room.release()
+
+    def send(self, outputs: Tensors) -> None:
+        self._room.acquire()
+        if self._cancelled:
+            self._room.release()
+            return
+        self._put(dict(outputs))
+
+    def finish(self) -> None:
+        self._put(None)
+
+    def fail(self, error: EngineError) -> None:
+        self._put(error)
+
+    def _put(self, item: dict[str, Any] | EngineError | None) -> None:
+        if not self._cancelled:
+            self._loop.call_soon_threadsafe(self.items.put_nowait, item)

@@ -10,7 +10,7 @@ import msgspec
 from inference_engine.domain.errors import InferenceFailed, InvalidManifest, InvalidTensor
 from inference_engine.domain.model import Manifest, PipelineSpec, Signature
 from inference_engine.domain.pipeline import Pipeline, part_notes
-from inference_engine.domain.ports import Loaded, Runtime, Sink
+from inference_engine.domain.ports import Loaded, Runtime, Sink, TensorSink
 from inference_engine.domain.requests import Generate
 from inference_engine.domain.results import Delivered
 from inference_engine.domain.signatures import agreed
@@ -68,6 +68,9 @@ class PipelineRuntime:
             raise InferenceFailed(f"after pipeline.preprocess: {error.message}", param=error.param) from None
         return self._pipeline.after({**self._inner.run(inputs), **notes})
 
+    def run_stream(self, inputs: Tensors, sink: TensorSink) -> None:
+        self._inner.run_stream(inputs, sink)
+
     def generate(self, request: Generate, delivered: Delivered, sink: Sink) -> None:
         self._inner.generate(request, delivered, sink)
 
@@ -98,6 +101,11 @@ def _own_signature(loaded: Loaded) -> Signature:
     if "predict" not in loaded.kinds:
         raise InvalidManifest(
             f"a pipeline changes tensors, this model only answers {', '.join(loaded.kinds)}: remove `pipeline`",
+            param="pipeline",
+        )
+    if "predict_stream" in loaded.kinds:
+        raise InvalidManifest(
+            "a pipeline stands around one response to each prediction, this model gives several: remove `pipeline`",
             param="pipeline",
         )
     if loaded.signature is None or not loaded.signature.outputs:

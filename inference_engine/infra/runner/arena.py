@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import threading
 
 _ALIGN = 64
 _KEEP_BYTES = 4 * 2**20
@@ -26,7 +27,7 @@ def create_file(size_bytes: int) -> int:
 
 
 class Arena:
-    """First-fit blocks in a shared mapping. Not thread-safe."""
+    """First-fit blocks in a shared mapping. Blocks may be taken and given back by any thread."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         self._map = mmap.mmap(fd, size_bytes)
@@ -34,10 +35,14 @@ class Arena:
         self._free: list[tuple[int, int]] = [(0, size_bytes)]
         self._used: dict[int, int] = {}
         self._high = 0
+        self._changing = threading.Lock()
 
     def allocate(self, size_bytes: int) -> int | None:
         """Offset of a fresh block, or None when there is no room."""
-        size = -(-size_bytes // _ALIGN) * _ALIGN
+        with self._changing:
+            return self._allocate(-(-size_bytes // _ALIGN) * _ALIGN)
+
+    def _allocate(self, size: int) -> int | None:
         for index, (start, length) in enumerate(self._free):
             if length >= size:
                 if length == size:
@@ -51,6 +56,10 @@ class Arena:
 
     def free(self, offset: int) -> None:
         """Give a block back. An unknown offset is ignored: the other process is not trusted with our bookkeeping."""
+        with self._changing:
+            self._release(offset)
+
+    def _release(self, offset: int) -> None:
         size = self._used.pop(offset, None)
         if size is None:
             return

@@ -71,7 +71,7 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=3):
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Nobody wants the result of `id` any more. Answered by `Ended` if it was a generation."""
+    """Nobody wants the result of `id` any more. Answered by `Ended` if it was a generation or a `RunStream`."""
 
     id: int
 
@@ -93,7 +93,20 @@ class Tokenize(msgspec.Struct, frozen=True, array_like=True, tag=7):
     request: Generate
 
 
-ToRunner = Load | Run | Start | Cancel | Release | Stop | Tokenize
+class RunStream(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Compute a prediction with several responses. Answered by `Response` frames and one `Ended`."""
+
+    id: int
+    tensors: list[WireTensor]
+
+
+class Taken(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """A response of `id` has been read: one more may be made."""
+
+    id: int
+
+
+ToRunner = Load | Run | Start | Cancel | Release | Stop | Tokenize | RunStream | Taken
 
 # -- runner to server --------------------------------------------------------------------------------------------
 
@@ -126,7 +139,7 @@ class Deltas(msgspec.Struct, frozen=True, array_like=True, tag=15):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """Generation `id` will send nothing more: after its `Done`, after a `Cancel`, or because of `error`."""
+    """Generation or streamed prediction `id` will send nothing more: it is done, cancelled, or failed with `error`."""
 
     id: int
     error: WireError | None = None
@@ -144,7 +157,17 @@ class Tokenized(msgspec.Struct, frozen=True, array_like=True, tag=18):
     error: WireError | None = None
 
 
-ToServer = Ready | LoadError | Ran | RunError | Deltas | Ended | Beat | Tokenized
+class Response(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """The next response of a `RunStream`."""
+
+    id: int
+    tensors: list[WireTensor]
+
+
+ToServer = Ready | LoadError | Ran | RunError | Deltas | Ended | Beat | Tokenized | Response
+
+RESPONSES_AHEAD = 8
+"""How many responses of a streamed prediction are made before the first of them must be read."""
 
 _encoder = msgspec.msgpack.Encoder()
 Frame = TypeVar("Frame")

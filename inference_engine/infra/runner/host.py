@@ -19,6 +19,7 @@ from inference_engine.domain.errors import EngineError, InferenceFailed, ModelLo
 from inference_engine.domain.model import Manifest
 from inference_engine.domain.ports import Runtime
 from inference_engine.domain.results import Delta
+from inference_engine.domain.tensors import Tensors
 from inference_engine.infra.runner import frames
 from inference_engine.infra.runner.arena import Arena
 from inference_engine.infra.runner.outbox import Outbox
@@ -50,6 +51,36 @@ class _RunnerSink:
             self._outbox.put(self.id, deltas)
 
 
+class _ResponseSink:
+    """Where one streamed prediction puts its responses; a few at a time are on their way to the reader."""
+
+    def __init__(self, id: int, send: Callable[[frames.ToServer], None], arena: Arena) -> None:
+        self._id = id
+        self._send = send
+        self._arena = arena
+        self._room = threading.Semaphore(frames.RESPONSES_AHEAD)
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._room.release()
+
+    def taken(self) -> None:
+        self._room.release()
+
+    def send(self, outputs: Tensors) -> None:
+        self._room.acquire()
+        if self._cancelled:
+            self._room.release()
+            return
+        tensors, _ = pack([outputs], self._arena)
+        self._send(frames.Response(self._id, tensors))
+
+
 class Host:
     """Serves one socket. `create` makes the runtime that a manifest asks for."""
 
@@ -66,6 +97,7 @@ class Host:
         self._outbox = Outbox(self._send)
         self._batches: deque[frames.Run] = deque()
         self._generations: dict[int, tuple[_RunnerSink, threading.Thread]] = {}
+        self._streams: dict[int, tuple[_ResponseSink, threading.Thread]] = {}
         self._stopping = False
 
     def serve(self) -> int:
@@ -128,6 +160,11 @@ class Host:
                 self._batches.append(frame)
             case frames.Start():
                 self._start(runtime, frame)
+            case frames.RunStream():
+                self._start_stream(runtime, frame)
+            case frames.Taken(id):
+                if stream := self._streams.get(id):
+                    stream[0].taken()
             case frames.Cancel(id):
                 self._cancel(id)
             case frames.Release(offset):
@@ -155,6 +192,26 @@ class Host:
             self._send(frames.RunError(frame.id, frames.WireError.of(failed)))
         else:
             self._send(frames.Ran(frame.id, tensors, compute_s))
+
+    # -- predictions with several responses -------------------------------------------------------------------------
+
+    def _start_stream(self, runtime: Runtime, frame: frames.RunStream) -> None:
+        sink = _ResponseSink(frame.id, self._send, self._outbox_arena)
+        thread = threading.Thread(target=self._run_stream, args=(runtime, frame, sink), name=f"stream-{frame.id}")
+        self._streams[frame.id] = (sink, thread)
+        thread.start()
+
+    def _run_stream(self, runtime: Runtime, frame: frames.RunStream, sink: _ResponseSink) -> None:
+        error: EngineError | None = None
+        try:
+            runtime.run_stream(unpack(frame.tensors, self._inbox_arena), sink)
+        except EngineError as raised:
+            error = raised
+        except Exception as raised:
+            error = InferenceFailed(f"{type(raised).__name__}: {raised}")
+        finally:
+            self._streams.pop(frame.id, None)
+            self._send(frames.Ended(frame.id, frames.WireError.of(error) if error else None))
 
     # -- generations ----------------------------------------------------------------------------------------------
 
@@ -188,9 +245,9 @@ class Host:
         self._send(answer)
 
     def _cancel(self, id: int) -> None:
-        generation = self._generations.get(id)
-        if generation:
-            generation[0].cancel()
+        running = self._generations.get(id) or self._streams.get(id)
+        if running:
+            running[0].cancel()
             return
         waiting = [batch for batch in self._batches if batch.id == id]
         for batch in waiting:
@@ -214,7 +271,8 @@ class Host:
             time.sleep(BEAT_INTERVAL_S)
 
     def _finish(self, runtime: Runtime) -> None:
-        running = list(self._generations.values())
+        running: list[tuple[_RunnerSink | _ResponseSink, threading.Thread]] = []
+        running += [*self._generations.values(), *self._streams.values()]
         for sink, _ in running:
             sink.cancel()
         for _, thread in running:

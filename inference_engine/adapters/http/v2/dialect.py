@@ -44,6 +44,15 @@ _INFER = Doc(
     response_example=_ANSWER,
     errors=(400, 401, 404, 413, 429, 500, 503, 504),
 )
+_INFER_STREAM = Doc(
+    summary="Run a model that may give several responses, each a server-sent event",
+    request=wire.InferRequest,
+    request_examples={"one flower": _FLOWER},
+    response=wire.InferResponse,
+    response_example=_ANSWER,
+    response_type="text/event-stream",
+    errors=(400, 401, 404, 413, 429, 500, 503, 504),
+)
 _PROMPT: dict[str, Any] = {"text_input": "Once upon a time", "parameters": {"max_tokens": 8}}
 _TEXT: dict[str, Any] = {"model_name": "guide", "model_version": "1", "text_output": " there was a server"}
 _GENERATE = Doc(
@@ -161,6 +170,8 @@ def dialect(
                     errors=(400,),
                 ),
             ),
+            Endpoint("POST", model + "/infer_stream", infer.stream, _INFER_STREAM),
+            Endpoint("POST", version_of + "/infer_stream", infer.stream, _INFER_STREAM),
             *(
                 Endpoint("POST", base + end, handler, doc)
                 for base in (model, version_of)

@@ -6,9 +6,12 @@ import msgspec
 
 from inference_engine.adapters.http.calls import retry_headers
 from inference_engine.adapters.http.endpoints import ErrorAnswer
-from inference_engine.adapters.http.exchange import HttpError
+from inference_engine.adapters.http.exchange import Exchange, HttpError
 from inference_engine.adapters.http.statuses import STATUS
+from inference_engine.core.logging import get_logger
 from inference_engine.domain.errors import EngineError
+
+_log = get_logger(__name__)
 
 
 class ErrorBody(msgspec.Struct):
@@ -21,3 +24,11 @@ def render(error: EngineError | HttpError) -> ErrorAnswer:
     if isinstance(error, HttpError):
         return ErrorAnswer(error.status, body, error.headers)
     return ErrorAnswer(STATUS[type(error)], body, retry_headers(error))
+
+
+def broken_off(exchange: Exchange, error: Exception) -> str:
+    """What the last event of a stream says that has failed after it began."""
+    if isinstance(error, EngineError):
+        return error.message
+    _log.error("stream failed", request_id=exchange.request_id.decode("latin-1"), exc_info=error)
+    return "the server failed unexpectedly; the answer above is not complete"

@@ -11,15 +11,13 @@ from msgspec import UNSET, Meta, UnsetType
 from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode
 from inference_engine.adapters.http.exchange import Exchange, HttpError
-from inference_engine.adapters.http.v2.errors import ErrorBody
-from inference_engine.core.logging import get_logger
+from inference_engine.adapters.http.v2.errors import ErrorBody, broken_off
 from inference_engine.domain.answers import Answer
-from inference_engine.domain.errors import EngineError, InferenceFailed
+from inference_engine.domain.errors import InferenceFailed
 from inference_engine.domain.requests import Complete, Sampling
 from inference_engine.domain.results import Done, Served, TextDelta
 from inference_engine.services.inference import Generation, InferenceService
 
-_log = get_logger(__name__)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -95,7 +93,7 @@ class Generate:
                         await exchange.send_events(_event(_written(generation.served, request, delta.text)))
                     delta = await anext(deltas, None)
             except Exception as error:  # whatever it was, the client must not take the part for the whole
-                await exchange.end_events(_event(_ENCODER.encode(ErrorBody(_message(exchange, error)))))
+                await exchange.end_events(_event(_ENCODER.encode(ErrorBody(broken_off(exchange, error)))))
                 return
             await exchange.end_events()
 
@@ -133,10 +131,3 @@ def _written(served: Served, request: GenerateRequest, text: str) -> bytes:
 
 def _event(body: bytes) -> bytes:
     return b"data: %b\n\n" % body
-
-
-def _message(exchange: Exchange, error: Exception) -> str:
-    if isinstance(error, EngineError):
-        return error.message
-    _log.error("stream failed", request_id=exchange.request_id.decode("latin-1"), exc_info=error)
-    return "the server failed unexpectedly; the answer above is not complete"

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,13 +17,15 @@ from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import decode, shown
 from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.v2 import tensors
+from inference_engine.adapters.http.v2.errors import broken_off
 from inference_engine.adapters.http.v2.shared_memory import REGION, Place, read_input, write_output
 from inference_engine.adapters.http.v2.wire import ELEMENTS, InferInput, InferRequest, OutputRequest, Parameters
+from inference_engine.adapters.sequences import SEQUENCE, sequence_step
 from inference_engine.adapters.shared_memory import Regions
 from inference_engine.domain.classification import classified
 from inference_engine.domain.datatypes import datatype_of, to_raw
 from inference_engine.domain.errors import InvalidRequest, InvalidTensor, UnknownField
-from inference_engine.domain.requests import Predict
+from inference_engine.domain.requests import Predict, SequenceStep
 from inference_engine.domain.results import Prediction
 from inference_engine.domain.tensors import Array
 from inference_engine.services.inference import InferenceService
@@ -31,8 +34,7 @@ from inference_engine.services.models import ModelService
 HEADER_LENGTH = b"inference-header-content-length"
 OCTETS = b"application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
-_SEQUENCE = ("sequence_id", "sequence_start", "sequence_end")
-_KNOWN = frozenset({"binary_data_output", "timeout", "priority", *_SEQUENCE})
+_KNOWN = frozenset({"binary_data_output", "timeout", "priority", *SEQUENCE})
 _OUTPUT_KNOWN = frozenset({"binary_data", "classification"})
 _TIMEOUT_UNIT_S = 1e-6
 _MAX_ID = 256
@@ -54,6 +56,7 @@ class Wanted(NamedTuple):
     priority: int = 0
     classes: Mapping[str, int] = {}
     places: Mapping[str, Place] = {}
+    sequence: SequenceStep | None = None
 
 
 _ALL_JSON = Wanted()
@@ -83,23 +86,41 @@ class Infer:
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
         exchange.cancel_when_gone()
-        prediction = await self._inference.predict(target, Predict(inputs, wanted.names), call)
+        prediction = await self._inference.predict(target, Predict(inputs, wanted.names, wanted.sequence), call)
         if wanted.classes:
             prediction = self._classified(prediction, wanted.classes)
         if wanted.default or wanted.binary or wanted.places:
             await self._answer_binary(exchange, prediction, request, wanted)
             return
-        outputs = [
-            {
-                "name": name,
-                "datatype": datatype_of(name, array),
-                "shape": array.shape,
-                "data": tensors.to_json(name, array),
-            }
-            for name, array in prediction.outputs.items()
-        ]
-        body = orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
-        await exchange.respond(200, body, headers=served_headers(prediction.served))
+        await exchange.respond(200, _json_body(prediction, request), headers=served_headers(prediction.served))
+
+    async def stream(self, exchange: Exchange) -> None:
+        """Every response as a server-sent event. A failure before the first is an HTTP error, else the last event."""
+        request, inputs = _decoded(await exchange.body(), exchange.headers.get(HEADER_LENGTH), self._regions)
+        wanted = _wanted(request)
+        if wanted.default or wanted.binary or wanted.places:
+            raise InvalidRequest(
+                "infer_stream answers in JSON: leave out binary_data_output, binary_data and shared memory of outputs",
+                param="outputs",
+            )
+        params = exchange.path_params
+        target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
+        call = self._calls.of(exchange, wanted.timeout_s, wanted.priority)
+        exchange.cancel_when_gone()
+        stream = self._inference.predict_stream(target, Predict(inputs, wanted.names, wanted.sequence), call)
+        async with aclosing(stream.responses) as responses:
+            response = await anext(responses, None)
+            await exchange.start_events(served_headers(stream.served))
+            try:
+                while response is not None:
+                    if wanted.classes:
+                        response = self._classified(response, wanted.classes)
+                    await exchange.send_events(_event(_json_body(response, request)))
+                    response = await anext(responses, None)
+            except Exception as error:  # whatever it was, the client must not take the part for the whole
+                await exchange.end_events(_event(orjson.dumps({"error": broken_off(exchange, error)})))
+                return
+            await exchange.end_events()
 
     async def _answer_binary(
         self, exchange: Exchange, prediction: Prediction, request: InferRequest, wanted: Wanted
@@ -127,6 +148,23 @@ class Infer:
             for name, array in prediction.outputs.items()
         }
         return msgspec.structs.replace(prediction, outputs=outputs)
+
+
+def _json_body(prediction: Prediction, request: InferRequest) -> bytes:
+    outputs = [
+        {
+            "name": name,
+            "datatype": datatype_of(name, array),
+            "shape": array.shape,
+            "data": tensors.to_json(name, array),
+        }
+        for name, array in prediction.outputs.items()
+    ]
+    return orjson.dumps(_head(prediction, request, outputs), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _event(body: bytes) -> bytes:
+    return b"data: %b\n\n" % body
 
 
 def _head(prediction: Prediction, request: InferRequest, outputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -273,14 +311,14 @@ def _is_all_binary(request: InferRequest) -> bool:
 
 
 def _wanted(request: InferRequest) -> Wanted:
-    default = timeout_s = None
+    default = timeout_s = sequence = None
     priority = 0
     if request.parameters is not UNSET:
         _refuse_others(request.parameters, _KNOWN, "parameters")
         default = _flag(request.parameters, "binary_data_output", "parameters")
         timeout_s = _timeout_s(request.parameters)
         priority = _priority(request.parameters)
-        _refuse_sequence(request.parameters)
+        sequence = sequence_step(request.parameters)
     names: list[str] = []
     binary: set[str] = set()
     classes: dict[str, int] = {}
@@ -297,7 +335,7 @@ def _wanted(request: InferRequest) -> Wanted:
             classes[output.name] = count
         if own if own is not None else default:
             binary.add(output.name)
-    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes, places)
+    return Wanted(tuple(names), frozenset(binary), bool(default), timeout_s, priority, classes, places, sequence)
 
 
 def _timeout_s(parameters: Parameters) -> float | None:
@@ -329,16 +367,6 @@ def _class_count(output: OutputRequest) -> int:
     if type(value) is not int or value < 0:
         raise InvalidRequest(f"output {output.name!r}: classification must be a number of classes", param=output.name)
     return value
-
-
-def _refuse_sequence(parameters: Parameters) -> None:
-    """Clients that use no sequence may still say so; no model here keeps state between requests."""
-    for name in _SEQUENCE:
-        if parameters.get(name):
-            raise UnknownField(
-                f"parameters: {name!r} is not supported: models keep no state between requests, leave it out",
-                param=name,
-            )
 
 
 def _flag(parameters: Parameters, name: str, place: str) -> bool | None:

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from inference_engine.adapters.http.exchange import Exchange
+from inference_engine.adapters.instance_groups import instance_groups
 from inference_engine.domain.datatypes import DATATYPES
 from inference_engine.domain.ensembles import ENSEMBLE, name_and_number
-from inference_engine.domain.model import Manifest, Signature, Stage, TensorSpec
+from inference_engine.domain.model import Manifest, Sequences, Signature, Stage, TensorSpec
 from inference_engine.services.models import ModelService
 
 _ENCODER = msgspec.json.Encoder()
@@ -28,6 +29,9 @@ class ModelConfig:
         target = f"{params['model']}:{params['version']}" if "version" in params else params["model"]
         ref = self._models.resolve(target).ref
         config = config_of(self._models.stored(ref).manifest, self._models.signature(ref))
+        loaded = self._models.loaded(ref)
+        if loaded is not None:
+            config["model_transaction_policy"] = {"decoupled": "predict_stream" in loaded.kinds}
         await exchange.respond(200, _ENCODER.encode(config))
 
 
@@ -52,21 +56,25 @@ def config_of(manifest: Manifest, signature: Signature | None) -> dict[str, Any]
             "backend": "",
             "ensemble_scheduling": {"step": [_step(stage) for stage in manifest.ensemble.stages]},
         }
-    config["instance_group"] = [
-        {"name": manifest.name, "kind": _kind(execution.device), "count": execution.instances, "gpus": []}
-    ]
-    if batched:
+    config["instance_group"] = [{"name": manifest.name, **group} for group in instance_groups(execution)]
+    if execution.sequences is not None:
+        config["sequence_batching"] = _sequences(execution.sequences)
+    elif batched:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": int(execution.max_delay_ms * 1000)}
     return config
+
+
+def _sequences(sequences: Sequences) -> dict[str, Any]:
+    if sequences.strategy == "direct":
+        strategy: dict[str, Any] = {"direct": {}}
+    else:
+        strategy = {"oldest": {"max_candidate_sequences": sequences.max_sequences}}
+    return {"max_sequence_idle_microseconds": int(sequences.max_idle_s * 1e6), **strategy}
 
 
 def _step(stage: Stage) -> dict[str, Any]:
     name, number = name_and_number(stage.model)
     return {"model_name": name, "model_version": number, "input_map": stage.inputs, "output_map": stage.outputs}
-
-
-def _kind(device: str) -> str:
-    return {"cpu": "KIND_CPU", "auto": "KIND_AUTO"}.get(device, "KIND_GPU")
 
 
 def _tensor(spec: TensorSpec, batched: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from inference_engine.services.models import ModelService, ModelStatus
 
 EXTENSIONS = [
     *("binary_tensor_data", "classification", "generate", "logging", "model_configuration", "model_repository"),
-    *("model_repository(unload_dependents)", "parameters", "schedule_policy", "statistics"),
+    *("model_repository(unload_dependents)", "parameters", "schedule_policy", "sequence", "statistics"),
     *("system_shared_memory", "trace"),
 ]
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}

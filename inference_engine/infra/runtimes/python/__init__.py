@@ -10,6 +10,7 @@ The manifest's `artifact` is "FILE.py:ClassName". The class needs no import from
 
         def load(self, folder, options): ...          # optional: pathlib.Path of the model, `options` of model.yaml
         def predict(self, inputs): return {"y": ...}  # tensors: dict of numpy arrays in and out
+        def predict_stream(self, inputs): yield {"y": ...}      # several responses to one prediction
         def stream(self, messages, sampling):         # text: yields pieces, answers chats and completions
             yield "Hello"
         def embed(self, texts): return [[...], ...]   # one vector for each text

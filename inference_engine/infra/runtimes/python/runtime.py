@@ -23,7 +23,7 @@ from inference_engine.domain.errors import (
     UnsupportedTask,
 )
 from inference_engine.domain.model import Manifest, Signature, TensorSpec
-from inference_engine.domain.ports import Loaded, Media, Sink
+from inference_engine.domain.ports import Loaded, Media, Sink, TensorSink
 from inference_engine.domain.requests import Chat, Complete, Generate, Kind, Message, TextPart, Transcribe
 from inference_engine.domain.results import Delivered
 from inference_engine.domain.runtime_defaults import RuntimeDefaults
@@ -40,18 +40,23 @@ from inference_engine.domain.text_tensors import (
     texts_of,
 )
 from inference_engine.infra.runtimes.files import artifact_path
+from inference_engine.infra.runtimes.python.devices import placed
 from inference_engine.infra.runtimes.python.outputs import numbers, predicted
 from inference_engine.infra.runtimes.python.pieces import Outlet
+from inference_engine.infra.runtimes.python.triton_model import CLASS as TRITON_CLASS
+from inference_engine.infra.runtimes.python.triton_model import DecoupledModel, provide_utils, triton_model
 from inference_engine.infra.runtimes.user_code import blamed, import_file, siblings_importable, user_code
 
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "predict": ("predict",),
+    "predict_stream": ("predict_stream",),
     "stream": ("chat", "complete"),
     "embed": ("embed",),
     "rerank": ("rerank",),
     "transcribe": ("transcribe",),
 }
 """The methods of a class, and the requests that each answers."""
+_END = object()
 
 
 class PythonRuntime(RuntimeDefaults):
@@ -75,22 +80,25 @@ class PythonRuntime(RuntimeDefaults):
         path = artifact_path(folder, file)
         self._folder = folder
         with user_code(ModelLoadFailed, folder), siblings_importable(folder):
+            if name == TRITON_CLASS:
+                provide_utils()
             self._module = import_file(path)
             cls = getattr(self._module, name, None)
             if not inspect.isclass(cls):
                 raise ModelLoadFailed(f"{path} has no class {name}", param="artifact")
-            self._model = cls()
+            self._model = triton_model(cls, manifest, folder) if name == TRITON_CLASS else cls()
             if hasattr(self._model, "load"):
-                self._model.load(folder, dict(manifest.options))
+                self._load_model(manifest, folder)
             elif manifest.options:
                 raise InvalidManifest(f"{name} has no load method to take the options", param="options")
         kinds = self._kinds(name)
         self._signature = manifest.signature or self._own_signature(kinds)
         self._outputs = {spec.name: spec for spec in self._signature.outputs} if self._signature else {}
         self._predict = getattr(self._model, "predict", None)
-        if "predict" in kinds and self._signature is None:
+        if {"predict", "predict_stream"} & set(kinds) and self._signature is None:
             raise InvalidManifest(
-                f"{name}.predict needs a signature: declare it in model.yaml or as class attributes inputs and outputs",
+                f"{name}.{kinds[0]} needs a signature: declare it in model.yaml or as class attributes inputs and "
+                "outputs",
                 param="signature",
             )
         if "chat" in kinds:
@@ -98,6 +106,12 @@ class PythonRuntime(RuntimeDefaults):
         concurrency = int(getattr(self._model, "concurrency", 1))
         details = {"class": name, "file": file, "python": sys.version.partition(" ")[0]}
         return Loaded(kinds, self._signature, concurrency=concurrency, media=self._media(), details=details)
+
+    def _load_model(self, manifest: Manifest, folder: Path) -> None:
+        more = {}
+        if "device" in inspect.signature(self._model.load).parameters:
+            more["device"] = placed(manifest.execution.device)
+        self._model.load(folder, dict(manifest.options), **more)
 
     def run(self, batch: Tensors) -> Tensors:
         if self._predict is None:
@@ -109,6 +123,21 @@ class PythonRuntime(RuntimeDefaults):
         except (Exception, SystemExit) as error:
             raise blamed(InferenceFailed, error, self._folder) from error
         return predicted(result, batch, self._outputs)
+
+    def run_stream(self, inputs: Tensors, sink: TensorSink) -> None:
+        if not hasattr(self._model, "predict_stream"):
+            raise UnsupportedTask("this model's class has no predict_stream method")
+        with user_code(InferenceFailed, self._folder):
+            if isinstance(self._model, DecoupledModel):
+                self._model.predict_stream(inputs, sink, lambda result: predicted(result, inputs, self._outputs))
+                return
+            responses = iter(self._model.predict_stream(dict(inputs)))
+            try:
+                while not sink.cancelled and (result := next(responses, _END)) is not _END:
+                    sink.send(predicted(result, inputs, self._outputs))
+            finally:
+                if hasattr(responses, "close"):
+                    responses.close()
 
     def _texts(self, batch: Tensors) -> Tensors:
         if TEXT in batch and hasattr(self._model, "embed"):
@@ -232,10 +261,13 @@ class PythonRuntime(RuntimeDefaults):
         kinds = tuple(kind for method, kinds in _KINDS.items() if hasattr(self._model, method) for kind in kinds)
         if not kinds:
             raise ModelLoadFailed(
-                f"{name} has neither a predict nor a stream, embed, rerank or transcribe method", param="artifact"
+                f"{name} has neither a predict nor a stream, predict_stream, embed, rerank or transcribe method",
+                param="artifact",
             )
-        if "predict" in kinds and {"embed", "rerank"} & set(kinds):
-            raise ModelLoadFailed(f"{name} has predict beside embed or rerank: make them two models", param="artifact")
+        if {"predict", "predict_stream"} & set(kinds) and {"embed", "rerank"} & set(kinds):
+            raise ModelLoadFailed(
+                f"{name} has {kinds[0]} beside embed or rerank: make them two models", param="artifact"
+            )
         return kinds
 
     def _media(self) -> tuple[Media, ...]:
