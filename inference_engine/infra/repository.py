@@ -5,7 +5,7 @@ file, or an XGBoost (`.ubj`, `.json`) or LightGBM (`.txt`) file that its first b
 is: in the version's folder, in the name's folder (version "1"), or loose in the root (name from the file, version "1").
 So is a Hugging Face folder: a `config.json` that tells what the model is for, beside weights in SafeTensors. And so is
 a TensorFlow SavedModel: the folder of a name or version itself, or the only one in a version's. A folder with a
-`config.pbtxt` is one of Triton's layout (`triton_layout.py`).
+`config.pbtxt` is one of Triton's layout (`triton/layout.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from inference_engine.domain.ports import BrokenModel, StoredModel
 from inference_engine.domain.routing import version_key
 from inference_engine.infra.huggingface.folder import CONFIG_NAME, HfFolder
 from inference_engine.infra.manifest_files import MANIFEST_NAME, artifact_file, read_manifest
-from inference_engine.infra.triton_layout import PBTXT_NAME, read_layout
+from inference_engine.infra.triton.layout import PBTXT_NAME, read_layout
 
 _ADOPTED = {
     ".gguf": ("llama_cpp", "text-generation"),

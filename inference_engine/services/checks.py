@@ -13,7 +13,7 @@ from inference_engine.domain.requests import (
     SequenceStep,
     Transcribe,
 )
-from inference_engine.services.models import LiveModel
+from inference_engine.services.live import LiveModel
 
 
 def checked_rows(live: LiveModel, request: Predict, kind: Kind = "predict") -> int:

@@ -7,8 +7,8 @@ same service path as any request, in the queue of its own model. Knows no runtim
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from inference_engine.core.deadline import have_task
 from inference_engine.core.yaml_source import dotted
@@ -31,62 +31,37 @@ from inference_engine.domain.errors import (
     UnsupportedTask,
 )
 from inference_engine.domain.model import EnsembleSpec, Manifest, ModelRef, Signature
-from inference_engine.domain.ports import BatchResult, ExecutorStatus, Loaded
+from inference_engine.domain.ports import BatchResult, ExecutorStatus, Loaded, StoredModel
 from inference_engine.domain.requests import Call, Generate, Predict
-from inference_engine.domain.results import Delta, Prediction, Served
-from inference_engine.domain.statistics import ModelStatistics
+from inference_engine.domain.results import Delta, Served
 from inference_engine.domain.tensors import Array, Tensors
-
-if TYPE_CHECKING:
-    from inference_engine.services.models import Lease, LiveModel, ModelService, ModelState
-
-
-class HeldStage:
-    """The model of a stage, leased for as long as the ensemble's request takes; stands for a `Lease` of that model.
-
-    `inner` are the stages below it, where it is an ensemble itself.
-    """
-
-    __slots__ = ("inner", "lease", "live", "served")
-
-    ready = True
-
-    def __init__(self, served: Served, lease: Lease) -> None:
-        self.served = served
-        self.lease = lease
-        self.live: LiveModel = lease.__enter__()
-        self.inner: Hold | None = None
-
-    @property
-    def statistics(self) -> ModelStatistics:
-        return self.lease.statistics
-
-    async def make_ready(self) -> None:
-        """It is, until it is released."""
-
-    def __enter__(self) -> LiveModel:
-        return self.live
-
-    def __exit__(self, *_: object) -> None: ...
+from inference_engine.services.live import (
+    Composite,
+    HeldStage,
+    Hold,
+    Lease,
+    ModelState,
+    StagePredict,
+    StagesAnswer,
+)
 
 
-class Hold:
-    """All models that one request to an ensemble needs.
+class Stages(Protocol):
+    """What an ensemble needs of the models of this server."""
 
-    From the first stage to the last they are the same ones: no unloading, deletion or moved route comes between.
-    """
+    def resolve(self, target: str) -> Served: ...
 
-    __slots__ = ("stages",)
+    def stored(self, ref: ModelRef) -> StoredModel: ...
 
-    def __init__(self) -> None:
-        self.stages: list[HeldStage] = []
+    def own_state(self, ref: ModelRef) -> ModelState: ...
 
-    def release(self) -> None:
-        for stage in self.stages:
-            if stage.inner is not None:
-                stage.inner.release()
-            stage.lease.__exit__()
-        self.stages.clear()
+    def ensemble(self, ref: ModelRef) -> Composite | None: ...
+
+    async def load(self, ref: ModelRef) -> object: ...
+
+    async def ready(self, ref: ModelRef) -> Loaded: ...
+
+    def lease(self, ref: ModelRef) -> Lease: ...
 
 
 class Ensemble:
@@ -97,7 +72,7 @@ class Ensemble:
 
     batches_in_flight = 1
 
-    def __init__(self, models: ModelService, manifest: Manifest, spec: EnsembleSpec) -> None:
+    def __init__(self, models: Stages, manifest: Manifest, spec: EnsembleSpec) -> None:
         """Raises `InvalidManifest` for what the manifest alone tells."""
         self.ref = manifest.ref
         self.spec = spec
@@ -148,7 +123,7 @@ class Ensemble:
     def condition(self) -> tuple[ModelState, str | None]:
         """`ready` if all models of the stages are, else the state of the first that is not, and which that is."""
         seen = {self.ref}
-        ensembles = [self]
+        ensembles: list[Composite] = [self]
         for ensemble in ensembles:
             for index, stage in enumerate(ensemble.spec.stages):
                 try:
@@ -238,7 +213,7 @@ class Ensemble:
         while True:
             hold = Hold()
             try:
-                missing = self._enter(hold, 0)
+                missing = self.enter(hold, 0)
             except BaseException:
                 hold.release()
                 raise
@@ -247,7 +222,7 @@ class Ensemble:
             hold.release()
             await missing
 
-    def _enter(self, hold: Hold, depth: int) -> Coroutine[Any, Any, None] | None:
+    def enter(self, hold: Hold, depth: int) -> Coroutine[Any, Any, None] | None:
         """Lease everything without waiting, or give what must be waited for first."""
         if depth >= MAX_DEPTH:
             raise InvalidManifest(f"{self.ref}: more than {MAX_DEPTH} ensembles stand inside each other")
@@ -268,7 +243,7 @@ class Ensemble:
                 return self._fit()
             if held.live.ensemble is not None:
                 held.inner = Hold()
-                missing = held.live.ensemble._enter(held.inner, depth + 1)
+                missing = held.live.ensemble.enter(held.inner, depth + 1)
                 if missing is not None:
                     return missing
         return None
@@ -298,12 +273,6 @@ class Ensemble:
         kind = InvalidManifest if isinstance(error, NotFound) else type(error)
         text = f"{dotted(at_stage(index))} ({model}): {error.message}"
         return kind(text, param=error.param, retry_after_s=error.retry_after_s)
-
-
-StagePredict = Callable[[HeldStage, Predict, Call], Awaitable[Prediction]]
-"""Answers a request with the model of a stage."""
-StagesAnswer = tuple[dict[str, Array], float, float]
-"""Outputs, and the seconds that the stages waited and computed, each added up."""
 
 
 class _Run:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from inference_engine.services.models import ModelService, ModelState, ModelStatus
+from inference_engine.services.live import ModelState
+from inference_engine.services.models import ModelService, ModelStatus
 
 
 class ModelHealth(msgspec.Struct, frozen=True):

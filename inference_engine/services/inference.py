@@ -25,7 +25,6 @@ from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.domain.text_tensors import DOCUMENT, EMBEDDING, QUERY, SCORE, TEXT, TOKENS, text_tensor
 from inference_engine.services.checks import check_generation, check_kind, checked_rows, checked_step, kind_of
 from inference_engine.services.conversation import opened
-from inference_engine.services.ensembles import Ensemble, HeldStage, Hold, StagesAnswer
 from inference_engine.services.equality import (
     DELTAS,
     OUTPUTS,
@@ -34,7 +33,8 @@ from inference_engine.services.equality import (
     reuses_prediction,
     reuses_texts,
 )
-from inference_engine.services.models import Lease, LiveModel, ModelService
+from inference_engine.services.live import Composite, HeldStage, Hold, Lease, LiveModel, StagesAnswer
+from inference_engine.services.models import ModelService
 from inference_engine.services.reuse import Key, ReuseService
 from inference_engine.services.streams import interleaved
 from inference_engine.services.texts import compute_texts, shortened
@@ -207,7 +207,7 @@ class InferenceService:
         return only
 
     async def _through_stages(
-        self, live: LiveModel, ensemble: Ensemble, request: Predict, rows: int, call: Call, inner: Hold | None
+        self, live: LiveModel, ensemble: Composite, request: Predict, rows: int, call: Call, inner: Hold | None
     ) -> StagesAnswer:
         """The answer of an ensemble: its stages' models with the deadline of the whole, then counted as one batch."""
         hold = inner or await ensemble.hold()

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -15,16 +15,14 @@ from inference_engine.core.logging import get_logger
 from inference_engine.domain.adapters import adapter_names
 from inference_engine.domain.errors import (
     EngineError,
-    InvalidManifest,
     ModelLoadFailed,
     ModelNotFound,
     ModelNotReady,
     ShuttingDown,
 )
-from inference_engine.domain.model import Manifest, ModelRef, Signature
+from inference_engine.domain.model import ModelRef, Signature
 from inference_engine.domain.ports import (
     BrokenModel,
-    Executor,
     ExecutorFactory,
     Loaded,
     ModelRepository,
@@ -37,16 +35,10 @@ from inference_engine.domain.results import Served
 from inference_engine.domain.routing import Route, Router
 from inference_engine.domain.sequences import client_signature
 from inference_engine.domain.statistics import ModelStatistics
-from inference_engine.domain.tensors import InputCheck
 from inference_engine.services.ensembles import Ensemble
-from inference_engine.services.queues import BatchQueue
-from inference_engine.services.slots import SlotQueue
+from inference_engine.services.live import Composite, Entry, Lease, LiveModel, ModelState
 from inference_engine.services.warmup import warm_up
 
-if TYPE_CHECKING:
-    from inference_engine.services.sequences import SequenceQueue
-
-ModelState = Literal["unloaded", "loading", "ready", "restarting", "draining", "failed"]
 _FAILURE_MEMORY_S = 10.0
 _log = get_logger(__name__)
 
@@ -90,152 +82,6 @@ class ModelStatus(msgspec.Struct, frozen=True):
     details: dict[str, Any] = {}
 
 
-class LiveModel:
-    """A loaded model with its waiting lines. Held through a `Lease`."""
-
-    __slots__ = (
-        *("batches", "check", "ensemble", "executor", "loaded", "manifest", "outputs"),
-        *("predicts", "reuses_predictions", "sequences", "signature", "slots", "statistics", "timeout_s"),
-    )
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        loaded: Loaded,
-        executor: Executor,
-        telemetry: Telemetry,
-        clock: Callable[[], float],
-        statistics: ModelStatistics | None = None,
-    ) -> None:
-        self.manifest = manifest
-        self.loaded = loaded
-        self.executor = executor
-        self.ensemble = executor if isinstance(executor, Ensemble) else None
-        own = loaded.signature or manifest.signature
-        sequences = manifest.execution.sequences
-        self.signature = client_signature(own, sequences)
-        self.check = InputCheck(self.signature) if self.signature else None
-        self.outputs = frozenset(spec.name for spec in self.signature.outputs) if self.signature else frozenset()
-        self.timeout_s = manifest.execution.timeout_s
-        batched = self.signature is not None and self.signature.batched
-        shapes_differ = self.check is not None and self.check.leaves_shapes_open
-        self.statistics = statistics or ModelStatistics()
-        self.batches = BatchQueue(
-            manifest, executor, batched, telemetry, clock, shapes_differ=shapes_differ, statistics=self.statistics
-        )
-        self.slots = SlotQueue(manifest, loaded.concurrency, clock)
-        self.reuses_predictions = manifest.execution.cache is True
-        self.sequences: SequenceQueue | None = None
-        if sequences is not None:
-            if "predict" not in loaded.kinds:
-                raise InvalidManifest(
-                    f"{manifest.ref}: execution.sequences is for models that predict, this one answers: "
-                    + ", ".join(loaded.kinds),
-                    param="execution.sequences",
-                )
-            from inference_engine.services.sequences import SequenceQueue  # few models need it: not at the start
-
-            self.sequences = SequenceQueue(manifest, sequences, executor, own, telemetry, clock, self.statistics)
-        self.predicts = "predict" in loaded.kinds or "predict_stream" not in loaded.kinds
-
-    @property
-    def waiting(self) -> int:
-        """Requests in its lines."""
-        return self.batches.waiting + self.slots.waiting + (self.sequences.waiting if self.sequences else 0)
-
-    @property
-    def in_sequence(self) -> bool:
-        """True while a sequence has begun and not ended: unloading the model would lose what it knows."""
-        return self.sequences is not None and self.sequences.active > 0
-
-    async def close(self) -> None:
-        """Cancel what runs and waits in the lines of predictions."""
-        await self.batches.close()
-        if self.sequences is not None:
-            await self.sequences.close()
-
-
-class _Entry:
-    """What the service remembers of one model."""
-
-    def __init__(self, stored: StoredModel) -> None:
-        self.stored = stored
-        self.live: LiveModel | None = None
-        self.loading: asyncio.Task[LiveModel] | None = None
-        self.draining = False
-        self.in_flight = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self.changing = asyncio.Lock()
-        self.failure: tuple[EngineError, float] | None = None
-        self.loaded_at: datetime | None = None
-        self.used = False
-        self.used_s = 0.0
-        self.keep_alive_s: float | None = None
-        self.statistics = ModelStatistics()
-
-    @property
-    def idle_limit_s(self) -> float | None:
-        """How long it stays loaded without a request; None for ever. A pinned model stays whatever is asked."""
-        execution = self.stored.manifest.execution
-        limit = execution.keep_alive_s if self.keep_alive_s is None else self.keep_alive_s
-        return None if execution.pin or limit < 0 else limit
-
-
-class Lease:
-    """`async with lease as live:` keeps the model loaded for the time of one request, loading it first if need be.
-
-    A lease that is `ready` can be entered without `async`, which costs half.
-    """
-
-    __slots__ = ("_entry", "_models")
-
-    def __init__(self, models: ModelService, entry: _Entry) -> None:
-        self._models = models
-        self._entry = entry
-
-    @property
-    def ready(self) -> bool:
-        """True when the model is loaded, until the next `await`."""
-        return self._entry.live is not None and not self._entry.draining
-
-    @property
-    def statistics(self) -> ModelStatistics:
-        """The model's counts; they outlive its unloading."""
-        return self._entry.statistics
-
-    async def make_ready(self) -> None:
-        """Load the model if need be."""
-        while not self.ready:
-            await self._models.make_ready(self._entry)
-
-    def __enter__(self) -> LiveModel:
-        entry = self._entry
-        if entry.live is None:
-            raise RuntimeError("the lease was entered before it was ready")
-        if entry.in_flight == 0:
-            entry.idle.clear()
-        entry.in_flight += 1
-        return entry.live
-
-    def __exit__(self, *_: object) -> None:
-        entry = self._entry
-        entry.in_flight -= 1
-        if entry.in_flight == 0:
-            entry.used_s = self._models.clock()
-            entry.used = True
-            entry.idle.set()
-            if entry.keep_alive_s == 0:
-                self._models.unload_when_idle(entry)
-
-    async def __aenter__(self) -> LiveModel:
-        await self.make_ready()
-        return self.__enter__()
-
-    async def __aexit__(self, *_: object) -> None:
-        self.__exit__()
-
-
 class ModelService:
     """All models of this server by exact reference."""
 
@@ -256,7 +102,7 @@ class ModelService:
         self.clock = clock
         self._drain_s = drain_s
         self._router = Router(routes.read())
-        self._entries: dict[ModelRef, _Entry] = {}
+        self._entries: dict[ModelRef, Entry] = {}
         self._broken: list[BrokenModel] = []
         self._closing = False
         self._reaper: asyncio.Task[None] | None = None
@@ -270,7 +116,7 @@ class ModelService:
         found, self._broken = self._repository.scan()
         refs = {model.manifest.ref for model in found}
         for model in found:
-            entry = self._entries.setdefault(model.manifest.ref, _Entry(model))
+            entry = self._entries.setdefault(model.manifest.ref, Entry(model))
             if entry.live is None:
                 entry.stored = model
         for ref in [ref for ref, entry in self._entries.items() if ref not in refs and entry.live is None]:
@@ -372,12 +218,12 @@ class ModelService:
         """The state of one model; of an ensemble without its stages. Raises `ModelNotFound`."""
         return _own_state(self._entry(ref))
 
-    def ensemble(self, ref: ModelRef) -> Ensemble | None:
+    def ensemble(self, ref: ModelRef) -> Composite | None:
         """The loaded ensemble `ref`; None if it is another model, or not loaded. Raises `ModelNotFound`."""
         live = self._entry(ref).live
         return live.ensemble if live else None
 
-    def _state(self, entry: _Entry) -> ModelState:
+    def _state(self, entry: Entry) -> ModelState:
         own = _own_state(entry)
         return entry.live.ensemble.condition()[0] if own == "ready" and entry.live and entry.live.ensemble else own
 
@@ -386,7 +232,7 @@ class ModelService:
         live = [entry.live for entry in self._entries.values() if entry.live is not None]
         return {ref for one in live if one.ensemble is not None for ref in one.ensemble.members}
 
-    def _expires_at(self, entry: _Entry) -> datetime | None:
+    def _expires_at(self, entry: Entry) -> datetime | None:
         """When it will be unloaded if nobody asks again; None while it is not loaded, or stays for ever."""
         limit = entry.idle_limit_s
         if entry.live is None or limit is None:
@@ -394,7 +240,7 @@ class ModelService:
         since = self.clock() if entry.in_flight else entry.used_s
         return datetime.now(UTC) + timedelta(seconds=since + limit - self.clock())
 
-    def _entry(self, ref: ModelRef) -> _Entry:
+    def _entry(self, ref: ModelRef) -> Entry:
         entry = self._entries.get(ref)
         if entry is None:
             raise ModelNotFound(f"model {ref} does not exist", param="model")
@@ -446,21 +292,21 @@ class ModelService:
         if seconds == 0 and entry.in_flight == 0:
             self.unload_when_idle(entry)
 
-    def unload_when_idle(self, entry: _Entry) -> None:
+    def unload_when_idle(self, entry: Entry) -> None:
         """Unload in the background, unless somebody asks for it before."""
         if entry.live is not None and entry.idle_limit_s == 0 and not self._closing:
             task = asyncio.get_running_loop().create_task(self._unload_unused(entry))
             self._unloading.add(task)
             task.add_done_callback(self._unloading.discard)
 
-    async def _unload_unused(self, entry: _Entry) -> None:
+    async def _unload_unused(self, entry: Entry) -> None:
         async with entry.changing:
             kept = entry.live is not None and entry.live.in_sequence
             needed = entry.stored.manifest.ref in self._stages()
             if entry.in_flight == 0 and entry.idle_limit_s == 0 and not (kept or needed):
                 await self._end(entry)
 
-    async def make_ready(self, entry: _Entry) -> None:
+    async def make_ready(self, entry: Entry) -> None:
         """Load once however many ask; the load goes on when the one who asked first has gone."""
         if self._closing:
             raise ShuttingDown("the server is shutting down: no model is loaded any more")
@@ -471,7 +317,7 @@ class ModelService:
             entry.loading.add_done_callback(_retrieve)
         await asyncio.shield(entry.loading)
 
-    async def _load(self, entry: _Entry) -> LiveModel:
+    async def _load(self, entry: Entry) -> LiveModel:
         try:
             async with entry.changing:
                 if self._entries.get(entry.stored.manifest.ref) is not entry:
@@ -489,7 +335,7 @@ class ModelService:
         finally:
             entry.loading = None
 
-    async def _start(self, entry: _Entry) -> LiveModel:
+    async def _start(self, entry: Entry) -> LiveModel:
         started, stored = self.clock(), entry.stored
         await asyncio.to_thread(self._repository.verify, stored)
         spec = stored.manifest.ensemble
@@ -555,7 +401,7 @@ class ModelService:
                         self.refresh()
                     return
 
-    async def _end(self, entry: _Entry) -> int:
+    async def _end(self, entry: Entry) -> int:
         live = entry.live
         entry.failure = None
         if live is None:
@@ -618,7 +464,7 @@ def _retrieve(task: asyncio.Task[LiveModel]) -> None:
         task.exception()
 
 
-def _own_state(entry: _Entry) -> ModelState:
+def _own_state(entry: Entry) -> ModelState:
     if entry.draining:
         return "draining"
     if entry.live is not None:
@@ -630,7 +476,7 @@ def _own_state(entry: _Entry) -> ModelState:
     return "failed" if entry.failure else "unloaded"
 
 
-def _problem(entry: _Entry) -> Problem | None:
+def _problem(entry: Entry) -> Problem | None:
     if entry.failure is not None:
         return Problem(entry.failure[0].code, entry.failure[0].message)
     if entry.live is not None and entry.live.ensemble is not None:
@@ -640,7 +486,7 @@ def _problem(entry: _Entry) -> Problem | None:
     return Problem(ModelLoadFailed.code, error) if error else None
 
 
-def _details(entry: _Entry) -> dict[str, Any]:
+def _details(entry: Entry) -> dict[str, Any]:
     spec = entry.stored.manifest.ensemble
     if entry.live is None:
         return {} if spec is None else {"stages": [stage.model for stage in spec.stages]}

@@ -8,7 +8,7 @@ import numpy as np
 
 from inference_engine.domain.errors import EngineError, InvalidRequest
 from inference_engine.domain.tensors import Array, Tensors
-from inference_engine.services.models import LiveModel
+from inference_engine.services.live import LiveModel
 
 
 async def compute_texts(live: LiveModel, inputs: Tensors, deadline_s: float, priority: int) -> dict[str, Array]:

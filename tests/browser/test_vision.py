@@ -63,3 +63,21 @@ def test_what_is_no_image_is_said(open_page: OpenPage) -> None:
     choose(page, png(lambda pen: pen.ellipse((150, 80, 300, 230), fill="teal")))
     expect(page.get_by_test_id("objects")).to_have_text(re.compile(r"^circle . 1$"))
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_drawn_video_gets_scenes_and_tracks(open_page: OpenPage) -> None:
+    page = open_page("/console/vision")
+    page.get_by_role("button", name="Draw a video").click()
+    expect(page.get_by_role("progressbar", name="Drawing")).to_be_visible()
+    scenes = page.get_by_test_id("scenes").get_by_role("button")
+    expect(scenes).to_have_count(2, timeout=90_000)
+    assert page.get_by_test_id("tracks").get_by_role("button").count() >= 3
+    scenes.nth(1).click()
+    expect(page.get_by_test_id("overlay").locator("text").first).to_have_text(re.compile(r"^\w+ #\d+$"))
+    assert page.evaluate("document.querySelector('video').currentTime") > 1
+
+
+def test_a_video_that_is_none_is_said(open_page: OpenPage) -> None:
+    page = open_page("/console/vision", expected="400|ERR_")
+    choose(page, {"name": "cut.mp4", "mimeType": "video/mp4", "buffer": b"hello"})
+    expect(page.get_by_role("alert")).to_contain_text("video")

@@ -8,6 +8,7 @@ import type { Model } from "../api";
 import { SearchIcon } from "../icons";
 import { useFreshModels, useServer } from "../server";
 import { keyOf, useModelActions } from "./actions";
+import page from "../shell/Page.module.css";
 import { formatBytes } from "./format";
 import { ModelCards } from "./ModelCards";
 import { ModelDrawer } from "./ModelDrawer";
@@ -27,9 +28,9 @@ export default function ModelsPage() {
   const List = narrow ? ModelCards : ModelTable;
 
   return (
-    <div className={classes.page}>
-      <div className={classes.inner}>
-        <div className={classes.head}>
+    <div className={page.page}>
+      <div className={page.inner}>
+        <div className={page.head}>
           <div>
             <h1>Models</h1>
             <Summary />

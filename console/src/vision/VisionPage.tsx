@@ -4,6 +4,7 @@ import { Alert, Button, FileButton, Progress } from "@mantine/core";
 import { useEffect, useRef, useState, type DragEvent } from "react";
 import { analyzeImage, analyzeVideo, type ImageAnalysis, type VideoAnalysis } from "../api";
 import { useServer } from "../server";
+import page from "../shell/Page.module.css";
 import { drawImage, drawVideo } from "./drawing";
 import { ImageView } from "./ImageView";
 import { VideoView } from "./VideoView";
@@ -91,8 +92,7 @@ export default function VisionPage() {
 
   return (
     <div
-      className={classes.page}
-      data-over={over || undefined}
+      className={over ? `${page.page} ${classes.over}` : page.page}
       onDragOver={(event) => {
         event.preventDefault();
         setOver(true);
@@ -100,8 +100,8 @@ export default function VisionPage() {
       onDragLeave={() => setOver(false)}
       onDrop={drop}
     >
-      <div className={classes.inner}>
-        <div className={classes.head}>
+      <div className={page.inner}>
+        <div className={page.head}>
           <div>
             <h1>Vision</h1>
             <p>What the models see in an image or a video. Drop one here, or paste it.</p>

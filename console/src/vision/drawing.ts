@@ -1,6 +1,7 @@
 /** Draws what the built-in models know: circles, squares, triangles and stars. Knows the canvas, not the server. */
 
 const COLOURS = ["#d1495b", "#00798c", "#edae49", "#30638e", "#6a4c93", "#2a9d5c", "#e07a2f"];
+const SCENE_GROUNDS = ["#ffffff", "#9fb8d6"];
 const GROUNDS = ["#ffffff", "#f3f0e7", "#e8eef2", "#dfe7d8"];
 const KINDS = ["circle", "square", "triangle", "star"] as const;
 const [WIDTH, HEIGHT] = [640, 400];
@@ -29,7 +30,7 @@ export async function drawImage(): Promise<File> {
 export async function drawVideo(signal: AbortSignal, onProgress: (share: number) => void): Promise<File> {
   if (typeof MediaRecorder === "undefined") throw new Error("This browser cannot record videos: choose a file.");
   const canvas = newCanvas();
-  const scenes = Array.from({ length: SCENES }, (_, at) => ({ ground: GROUNDS[at % 2 ? 0 : 2]!, shapes: shapes(2 + at) }));
+  const scenes = Array.from({ length: SCENES }, (_, at) => ({ ground: SCENE_GROUNDS[at % 2]!, shapes: shapes(2 + at) }));
   const recorder = new MediaRecorder(canvas.captureStream(FRAMES_PER_S), { videoBitsPerSecond: 4_000_000 });
   const parts: Blob[] = [];
   recorder.ondataavailable = (event) => parts.push(event.data);

@@ -251,6 +251,17 @@ class PadOrTrim(msgspec.Struct, frozen=True):
         return found
 
 
+def frames_of(spec: TensorSpec, n_mels: int, time: Time, step: str) -> int:
+    """The frames of the spectrogram that a model takes. Raises `InvalidManifest` where `step` gives another shape."""
+    at = 1 if time == "last" else 2
+    if len(spec.shape) != 3 or spec.shape[at] not in (ANY, n_mels):
+        layout = "[-1, mels, frames]" if time == "last" else "[-1, frames, mels]"
+        raise InvalidManifest(
+            f"tensor {spec.name!r} has shape {list(spec.shape)}, {step} gives {layout} with {n_mels} mels"
+        )
+    return spec.shape[3 - at]
+
+
 class LogMel(msgspec.Struct, frozen=True, dict=True):
     """The logarithm of the energy in `n_mels` bands, for one frame of `n_fft` samples each `hop` samples.
 
@@ -287,13 +298,7 @@ class LogMel(msgspec.Struct, frozen=True, dict=True):
         self._check_options(name)
         spec = specs[name]
         kind, _ = read_sound(spec)
-        at = 1 if self.time == "last" else 2
-        if len(spec.shape) != 3 or spec.shape[at] not in (ANY, self.n_mels):
-            layout = "[-1, mels, frames]" if self.time == "last" else "[-1, frames, mels]"
-            raise InvalidManifest(
-                f"tensor {name!r} has shape {list(spec.shape)}, audio.log_mel gives {layout} with {self.n_mels} mels"
-            )
-        frames = spec.shape[3 - at]
+        frames = frames_of(spec, self.n_mels, self.time, "audio.log_mel")
         samples = ANY if frames == ANY else self._samples_for(frames)
         return {**specs, name: sound_spec(name, kind, self.rate, (spec.shape[0], samples))}
 

@@ -16,7 +16,7 @@ from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.pipeline import Side, Specs, choose
 from inference_engine.domain.tensors import ANY, Array, Tensors
 from inference_engine.infra.pipeline import mel
-from inference_engine.infra.pipeline.audio import Rate, Time, gathered, read_sound, sound_spec
+from inference_engine.infra.pipeline.audio import Rate, Time, frames_of, gathered, read_sound, sound_spec
 from inference_engine.infra.pipeline.lengths import lengths_note
 
 _BLOCK = 4096  # frames at once
@@ -50,13 +50,7 @@ class Fbank(msgspec.Struct, frozen=True, dict=True):
         self._check_options(name)
         spec = specs[name]
         kind, _ = read_sound(spec)
-        at = 1 if self.time == "last" else 2
-        if len(spec.shape) != 3 or spec.shape[at] not in (ANY, self.n_mels):
-            layout = "[-1, mels, frames]" if self.time == "last" else "[-1, frames, mels]"
-            raise InvalidManifest(
-                f"tensor {name!r} has shape {list(spec.shape)}, audio.fbank gives {layout} with {self.n_mels} mels"
-            )
-        frames = spec.shape[3 - at]
+        frames = frames_of(spec, self.n_mels, self.time, "audio.fbank")
         samples = ANY if frames == ANY else (frames - 1) * self._hop + self._frame
         return {**specs, name: sound_spec(name, kind, self.rate, (spec.shape[0], samples))}
 

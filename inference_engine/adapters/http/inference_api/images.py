@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from inference_engine.adapters.http.calls import Calls, served_headers
 from inference_engine.adapters.http.decoding import convert, decode
@@ -13,9 +12,9 @@ from inference_engine.adapters.http.exchange import Exchange
 from inference_engine.adapters.http.forms import Form, form_of
 from inference_engine.adapters.http.inference_api import wire_images as wire
 from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields, words
-from inference_engine.adapters.http.inference_api.wire import Report, ms, token_usage
+from inference_engine.adapters.http.inference_api.wire import ms, task_report
 from inference_engine.adapters.http.media import inline
-from inference_engine.domain.analysis import IMAGE_TASKS, AnalyzeImages, Findings, ImageAnalysis, TaskReport
+from inference_engine.domain.analysis import IMAGE_TASKS, AnalyzeImages, Findings, ImageAnalysis
 from inference_engine.domain.errors import InvalidRequest, UnknownField
 from inference_engine.domain.requests import Call, ImagePart
 from inference_engine.services.analysis.images import ImageAnalyzer
@@ -93,7 +92,7 @@ def answer_of(found: ImageAnalysis) -> wire.ImageAnswer:
     """The findings as they are written."""
     return wire.ImageAnswer(
         [_result(findings) for findings in found.images],
-        {report.task: _report(report) for report in found.reports},
+        {report.task: task_report(report) for report in found.reports},
         ms(found.latency_s),
     )
 
@@ -111,15 +110,3 @@ def _result(found: Findings) -> wire.ImageResult:
     if found.embedding is not None:
         made.embedding = found.embedding.tolist()
     return made
-
-
-def _report(report: TaskReport) -> Report:
-    ref = report.served.ref
-    return Report(
-        ref.name,
-        ref.version,
-        ms(report.latency_s),
-        ms(report.queue_s),
-        ms(report.compute_s),
-        token_usage(report.usage) if report.usage else UNSET,
-    )

@@ -17,11 +17,11 @@ from inference_engine.adapters.http.inference_api import video_examples as examp
 from inference_engine.adapters.http.inference_api import wire_videos as wire
 from inference_engine.adapters.http.inference_api.bodies import check_files, is_form, single_fields, words
 from inference_engine.adapters.http.inference_api.streams import event, problem
-from inference_engine.adapters.http.inference_api.wire import Report, ms, token_usage
+from inference_engine.adapters.http.inference_api.wire import ms, task_report
 from inference_engine.adapters.http.inference_api.wire_images import LabelScore, Object
 from inference_engine.adapters.http.inference_api.wire_texts import ErrorEvent
 from inference_engine.adapters.http.media import inline
-from inference_engine.domain.analysis import Detection, ImageTask, Label, TaskReport
+from inference_engine.domain.analysis import Detection, ImageTask, Label
 from inference_engine.domain.errors import InvalidRequest, UnknownField
 from inference_engine.domain.requests import Call
 from inference_engine.domain.video import VideoInfo, VideoSampling
@@ -171,7 +171,7 @@ def answer_of(found: VideoAnalysis, kind: type[Answer]) -> Answer:
     made = kind(
         _info(found.info),
         len(found.frames),
-        {report.task: _report(report) for report in found.reports if report.task != "embed"},
+        {report.task: task_report(report) for report in found.reports if report.task != "embed"},
         ms(found.latency_s),
         found.damaged,
     )
@@ -237,15 +237,3 @@ def _kind(found: ObjectOverTime) -> wire.ObjectSummary:
     if found.tracks is not None:
         made.tracks = found.tracks
     return made
-
-
-def _report(report: TaskReport) -> Report:
-    ref = report.served.ref
-    return Report(
-        ref.name,
-        ref.version,
-        ms(report.latency_s),
-        ms(report.queue_s),
-        ms(report.compute_s),
-        token_usage(report.usage) if report.usage else UNSET,
-    )

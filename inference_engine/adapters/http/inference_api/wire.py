@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from inference_engine.domain.analysis import TaskReport
 from inference_engine.domain.results import Served, Usage
 
 
@@ -31,6 +32,19 @@ class Report(msgspec.Struct, omit_defaults=True):
 def report(served: Served, latency_s: float, usage: Usage | None = None) -> Report:
     """What is said of the model that answered."""
     return Report(served.ref.name, served.ref.version, ms(latency_s), usage=token_usage(usage) if usage else UNSET)
+
+
+def task_report(report: TaskReport) -> Report:
+    """The same for one task of an analysis, with how long it waited and computed."""
+    ref = report.served.ref
+    return Report(
+        ref.name,
+        ref.version,
+        ms(report.latency_s),
+        ms(report.queue_s),
+        ms(report.compute_s),
+        token_usage(report.usage) if report.usage else UNSET,
+    )
 
 
 def token_usage(usage: Usage) -> TokenUsage:

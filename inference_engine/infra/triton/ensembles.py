@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from inference_engine.domain.ensembles import EnsembleProblem, graph_of
-from inference_engine.domain.errors import InvalidManifest
 from inference_engine.domain.model import EnsembleSpec, Signature, Stage
-from inference_engine.infra.formats.prototext import Field, Message
+from inference_engine.infra.formats.prototext import Message
+from inference_engine.infra.triton.fields import Fields
 
 _LATEST = -1
-
-
-class Fields(Protocol):
-    """How the fields of a configuration are read; what is wrong with one is raised with its line."""
-
-    def one(self, message: Message, name: str) -> Field | None: ...
-
-    def text(self, message: Message, name: str) -> str: ...
-
-    def messages(self, message: Message, name: str) -> list[Message]: ...
-
-    def known(self, message: Message, where: str, *names: str) -> None: ...
-
-    def fail(self, line: int, problem: str) -> InvalidManifest: ...
 
 
 class _Step(NamedTuple):

@@ -22,9 +22,10 @@ from inference_engine.domain.model import (
     Warmup,
     check_name,
 )
-from inference_engine.infra.formats.prototext import Field, Message, PrototextError, Word, parse_prototext
-from inference_engine.infra.triton_ensembles import read_ensemble
-from inference_engine.infra.triton_sequences import DTYPES, read_sequences
+from inference_engine.infra.formats.prototext import Message, PrototextError, parse_prototext
+from inference_engine.infra.triton.ensembles import read_ensemble
+from inference_engine.infra.triton.fields import DTYPES, Fields
+from inference_engine.infra.triton.sequences import read_sequences
 
 PBTXT_NAME = "config.pbtxt"
 TRITON_CLASS = "TritonPythonModel"
@@ -95,63 +96,15 @@ def read_layout(folder: Path) -> list[LayoutModel]:
         raise InvalidManifest(f"{file}:{error.line}: {error.problem}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidManifest(f"{file}: cannot be read: {error}") from None
-    return LayoutConfig(file, message).models()
+    return _Config(file, message).models()
 
 
-class LayoutConfig:
+class _Config(Fields):
     """One file. Each failure knows its line."""
 
     def __init__(self, file: Path, message: Message) -> None:
-        self._file = file
+        super().__init__(file)
         self._message = message
-        self.folder = file.parent
-
-    def fail(self, line: int, problem: str) -> InvalidManifest:
-        return InvalidManifest(f"{self._file}:{line}: {problem}")
-
-    # -- reading fields --------------------------------------------------------------------------------------------
-
-    def one(self, message: Message, name: str) -> Field | None:
-        """The last field of that name, as protobuf has it."""
-        return next((field for field in reversed(message.fields) if field.name == name), None)
-
-    def text(self, message: Message, name: str) -> str:
-        field = self.one(message, name)
-        if field is None:
-            return ""
-        if not isinstance(field.value, str) or isinstance(field.value, Word):
-            raise self.fail(field.line, f"{name} must be a text in quotes")
-        return field.value
-
-    def number(self, message: Message, name: str, default: int = 0) -> int:
-        field = self.one(message, name)
-        if field is None:
-            return default
-        if type(field.value) is not int or field.value < 0:
-            raise self.fail(field.line, f"{name} must be a whole number from 0")
-        return field.value
-
-    def flag(self, message: Message, name: str) -> bool:
-        field = self.one(message, name)
-        if field is None:
-            return False
-        if field.value not in ("true", "false", "True", "False", 1, 0):
-            raise self.fail(field.line, f"{name} must be true or false")
-        return field.value in ("true", "True", 1)
-
-    def messages(self, message: Message, name: str) -> list[Message]:
-        found = []
-        for field in message.fields:
-            if field.name == name:
-                if not isinstance(field.value, Message):
-                    raise self.fail(field.line, f"{name} must be a message: {name} {{ ... }}")
-                found.append(field.value)
-        return found
-
-    def known(self, message: Message, where: str, *names: str) -> None:
-        for field in message.fields:
-            if field.name not in names:
-                raise self.fail(field.line, f"{where}.{field.name} is not known here: leave it out")
 
     # -- the whole -------------------------------------------------------------------------------------------------
 
@@ -321,15 +274,6 @@ class LayoutConfig:
             raise self.fail(line, f"{side} {name!r}: data_type is {said}, served are: {', '.join(DTYPES)}")
         dims = self.dims(tensor, f"{side} {name!r}")
         return TensorSpec(name, DTYPES[str(kind.value)], (-1, *dims) if batched else dims, self._labels(tensor))
-
-    def dims(self, tensor: Message, where: str) -> tuple[int, ...]:
-        dims = []
-        for field in tensor.fields:
-            if field.name == "dims":
-                if type(field.value) is not int or field.value < -1:
-                    raise self.fail(field.line, f"{where}: dims are numbers, -1 for any size")
-                dims.append(field.value)
-        return tuple(dims)
 
     def _labels(self, tensor: Message) -> tuple[str, ...]:
         name = self.text(tensor, "label_filename")

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from inference_engine.domain.model import SequenceControls, Sequences, SequenceState, Signature, TensorSpec
 from inference_engine.infra.formats.prototext import Message
+from inference_engine.infra.triton.fields import DTYPES, Fields
 
-if TYPE_CHECKING:
-    from inference_engine.infra.triton_layout import LayoutConfig
-
-DTYPES = {
-    "TYPE_BOOL": "bool",
-    "TYPE_STRING": "bytes",
-    **{f"TYPE_FP{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    **{f"TYPE_{sign}INT{bits}": f"{sign.lower()}int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)},
-}
 _CONTROLS = {
     "CONTROL_SEQUENCE_START": "start",
     "CONTROL_SEQUENCE_END": "end",
@@ -27,7 +19,7 @@ _CONTROLS = {
 _FALSE_TRUE = {"int32_false_true": "int32", "fp32_false_true": "float32", "bool_false_true": "bool"}
 
 
-def read_sequences(config: LayoutConfig, batching: Message, values: dict[str, Any], *, batched: bool) -> None:
+def read_sequences(config: Fields, batching: Message, values: dict[str, Any], *, batched: bool) -> None:
     """Add to the manifest's `values` what `batching` says: the sequences, and the tensors they bring to the signature.
 
     Raises:
@@ -59,7 +51,7 @@ def read_sequences(config: LayoutConfig, batching: Message, values: dict[str, An
 class _Reader:
     """Gathers `controls` by kind, and the `inputs` and `outputs` that controls and states bring."""
 
-    def __init__(self, config: LayoutConfig, signature: Signature | None, *, batched: bool) -> None:
+    def __init__(self, config: Fields, signature: Signature | None, *, batched: bool) -> None:
         self._config = config
         self._batched = batched
         self.signature = signature
