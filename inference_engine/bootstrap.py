@@ -142,7 +142,9 @@ def analysis_of(
     writers = Writers(models, settings.default_model)
     sound_bytes = int(settings.sound_max_mb * (1 << 20))
     videos = VideoAnalyzer(models, inference, images, video_reader(settings), clock)
-    return Analysis(images, videos, MultimodalAnswerer(models, inference, images, writers, sound_bytes), writers)
+    return Analysis(
+        images, videos, MultimodalAnswerer(models, inference, images, videos, writers, sound_bytes), writers
+    )
 
 
 def video_reader(settings: Settings) -> ProcessVideoReader:

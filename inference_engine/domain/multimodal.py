@@ -1,4 +1,4 @@
-"""Texts, images and sounds in one request, and how they were made fit for the model that answers."""
+"""Texts, images, sounds and videos in one request, and how they were made fit for the model that answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ Mode = Literal["direct", "combine"]
 """`direct`: the model gets every part as it is. `combine`: what it does not take is told to it as text."""
 
 
+class VideoPart(msgspec.Struct, frozen=True):
+    """A video file, as it came. No model takes one as it is: it is always told as text."""
+
+    data: bytes
+
+
+AnyPart = Part | VideoPart
+
+
 class Multimodal(msgspec.Struct, frozen=True):
     """Parts to be answered together, in the order they are told in. `system` is what the model is told before them."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[AnyPart, ...]
     model: str | None = None
     mode: Mode = "direct"
     system: str = ""

@@ -23,6 +23,8 @@ from inference_engine.domain.model_store import Changes
 from inference_engine.domain.native import NativeStatus
 from inference_engine.domain.ports import BrokenModel, RuntimeInfo, StoredModel
 from inference_engine.domain.results import Embeddings, Ranking, SegmentDelta, Served, TextDelta, Usage
+from inference_engine.domain.video import VideoInfo
+from inference_engine.domain.video_analysis import FrameFindings, Scene, Sighting, Track, VideoAnalysis
 from inference_engine.infra.choices_file import ChoicesFile
 
 IRIS = {"inputs": [{"name": "input", "dtype": "float32", "shape": [-1, 4]}], "outputs": []}
@@ -163,6 +165,24 @@ class FakeEngine:
         served = Served(ModelRef("guide", "1"), "guide", "latest")
         return ImageAnalysis(tuple(found), (TaskReport("classify", served, 0.1),), 0.1)
 
+    def analyze_video(self, video: bytes, *, tasks: Sequence[str] = (), **options: Any) -> VideoAnalysis:
+        self.heard.append((video, {"tasks": list(tasks), **options}))
+        served = Served(ModelRef("guide", "1"), "guide", "latest")
+        box = (1.0, 2.0, 30.0, 40.0)
+        track = Track(1, "cat", (Sighting(0, 0.0, 0.9, box), Sighting(1, 1.0, 0.8, box)))
+        return VideoAnalysis(
+            VideoInfo("mp4", "h264", 64, 48, 10.0, 2.0, 20),
+            0,
+            (FrameFindings(0, 0.0), FrameFindings(1, 1.0)),
+            None,
+            (Scene(0.0, 2.0, 0, 1),),
+            (track,),
+            None,
+            None,
+            (TaskReport("detect", served, 0.1),),
+            0.1,
+        )
+
     def _served(self, target: str) -> Served:
         if self._status(target).name != "guide":
             raise UnsupportedTask(f"{target} does not do that")
@@ -294,8 +314,8 @@ class FakeServer:
                 return self._infer(name, json.loads(request.content))
             case "POST", ["v1", "audio", kind]:
                 return self._listen(kind, request.content.decode())
-            case "POST", ["inference", _]:
-                return self._look(request)
+            case "POST", ["inference", kind]:
+                return self._watch(request) if kind == "video" else self._look(request)
             case "POST", ["v1", kind, *_]:
                 answers = {"chat": self._chat, "embeddings": self._embed, "rerank": self._rerank}
                 return answers[kind](json.loads(request.content))
@@ -374,15 +394,33 @@ class FakeServer:
         spans = [{"start": span.start_s, "end": span.end_s, "text": span.text} for span in found.segments]
         return httpx.Response(200, json={"text": found.text.strip(), **({"segments": spans} if timestamps else {})})
 
-    def _look(self, request: httpx.Request) -> httpx.Response:
+    def _watch(self, request: httpx.Request) -> httpx.Response:
+        fields, (video,) = self._form(request)
+        sampling = json.loads(fields.pop("sample"))
+        found = self.engine.analyze_video(video, tasks=fields.pop("tasks").split(","), sampling=sampling, **fields)
+        models = {one.task: {"model": one.served.ref.name, "version": "1", "latency_ms": 1} for one in found.reports}
+        tracks = [
+            {"id": one.id, "label": one.label, "first_s": one.sightings[0].time_s, "last_s": one.sightings[-1].time_s}
+            for one in found.tracks or ()
+        ]
+        scenes = [{"start_s": one.start_s, "end_s": one.end_s} for one in found.scenes or ()]
+        body = {"sampled": len(found.frames), "models": models, "scenes": scenes, "tracks": tracks, "latency_ms": 1}
+        return httpx.Response(200, json=body)
+
+    @staticmethod
+    def _form(request: httpx.Request) -> tuple[dict[str, Any], list[bytes]]:
+        """The fields and the files."""
         mark = b"\r\n--" + request.headers["content-type"].partition("boundary=")[2].encode()
         parts = [part.partition(b"\r\n\r\n") for part in (b"\r\n" + request.content).split(mark)[1:-1]]
         named = [(head.partition(b'name="')[2].partition(b'"')[0].decode(), data) for head, _, data in parts]
         fields: dict[str, Any] = {name: data.decode() for name, data in named if name != "file"}
+        return fields, [data for name, data in named if name == "file"]
+
+    def _look(self, request: httpx.Request) -> httpx.Response:
+        fields, images = self._form(request)
         tasks = [task for task in fields.pop("tasks").split(",") if task]
         fields |= {name: int(fields[name]) for name in ("top_k", "max_tokens") if name in fields}
         fields |= {name: float(fields[name]) for name in ("threshold",) if name in fields}
-        images = [data for name, data in named if name == "file"]
         found = self.engine.analyze_images(images, tasks=tasks, **fields)
         results = [
             {

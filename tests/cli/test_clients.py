@@ -19,6 +19,9 @@ from inference_engine.adapters.cli.client import (
     SeenImage,
     SeenLabel,
     SeenObject,
+    SeenScene,
+    SeenTrack,
+    SeenVideo,
     Segment,
     Transcript,
     Vectors,
@@ -113,6 +116,15 @@ def test_images_are_analysed(client: Client, engine: FakeEngine) -> None:
     assert engine.heard[1] == (b"one", {"tasks": []})
     with pytest.raises(UnsupportedTask):
         client.analyze_images([b"one"], [], model="iris")
+
+
+def test_a_video_is_analysed(client: Client, engine: FakeEngine) -> None:
+    found = client.analyze_video(b"film", ["scenes", "track"], every_s=0.5, model="guide")
+    assert found == SeenVideo(
+        2, {"detect": SeenBy("guide", "1")}, None, [SeenScene(0.0, 2.0)], [SeenTrack(1, "cat", 0.0, 1.0)]
+    )
+    told = {"tasks": ["scenes", "track"], "sampling": {"every_s": 0.5}, "model": "guide"}
+    assert engine.heard == [(b"film", told)]
 
 
 def test_a_conversation_is_streamed_and_counted(client: Client, engine: FakeEngine) -> None:

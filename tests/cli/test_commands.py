@@ -176,6 +176,30 @@ def test_analyze(call: Any, tmp_path: Path, composition: FakeComposition) -> Non
         assert words in " ".join(result.err.split())
 
 
+def test_analyze_a_video(call: Any, tmp_path: Path, composition: FakeComposition) -> None:
+    film, image = tmp_path / "film.mp4", tmp_path / "one.png"
+    film.write_bytes(b"film")
+    image.write_bytes(b"one")
+    result = call("analyze", str(film), "--every", "0.5")
+    assert [line.split() for line in result.out.splitlines()] == [
+        ["FILE", "TASK", "FOUND", "FROM", "TO"],
+        [str(film), "scenes", "scene", "1", "0.00", "s", "2.00", "s"],
+        [str(film), "track", "cat", "1", "0.00", "s", "1.00", "s"],
+    ]
+    assert composition.fake.heard == [(b"film", {"tasks": ["scenes", "track"], "sampling": {"every_s": 0.5}})]
+    answer = call("analyze", str(film), str(image), "--json").json
+    assert [result["file"] for result in answer["results"]] == [str(image), str(film)]
+    assert answer["results"][1]["tracks"] == [{"id": 1, "label": "cat", "first_s": 0.0, "last_s": 1.0}]
+    for argv, words in (
+        ((str(film), "--task", "embed"), "embed is not for videos"),
+        ((str(image), "--task", "track"), "track is not for images"),
+        ((str(film), "--every", "0"), "x>0"),
+    ):
+        result = call("analyze", *argv)
+        assert result.code == 2
+        assert words in " ".join(result.err.split())
+
+
 def test_an_error_of_the_engine_is_one_line_or_one_object(call: Any) -> None:
     result = call("show", "gide", "--quiet")
     assert (result.code, result.out) == (1, "")

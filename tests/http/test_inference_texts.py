@@ -16,6 +16,7 @@ from inference_engine.domain.model import ModelRef
 from inference_engine.domain.requests import AudioPart, Chat, Complete, ImagePart, Sampling, TextPart
 from inference_engine.testing import FakeExecutor, manifest
 from tests.fixtures.tiny_vision import png
+from tests.fixtures.videos import counted, video
 from tests.http.image_models import PIXEL, add_image_models
 from tests.http.support import World
 
@@ -145,7 +146,7 @@ async def test_a_failure_is_an_error_before_the_first_piece_and_the_last_event_a
         (TOGETHER, {"parts": []}, 400, "parts"),
         (TOGETHER, {"parts": [said("x")] * 65}, 400, "parts"),
         (TOGETHER, {"parts": [IMAGE] * 4}, 400, "parts"),
-        (TOGETHER, {"parts": [{"type": "video", "data": "x"}]}, 400, "parts[0].type"),
+        (TOGETHER, {"parts": [{"type": "smell", "data": "x"}]}, 400, "parts[0].type"),
         (TOGETHER, {"parts": [said("x"), {"type": "image", "data": "https://x/y"}]}, 400, "parts[1].data"),
         (TOGETHER, {"parts": [said("x"), {**IMAGE, "data": SOUND["data"]}]}, 400, "parts[1]"),
         (TOGETHER, {"parts": [{**SOUND, "data": PIXEL}]}, 400, "parts[0]"),
@@ -163,7 +164,7 @@ async def test_what_is_refused(http: httpx.AsyncClient, path: str, body: Any, st
 async def test_fields_that_take_a_few_words_say_which(http: httpx.AsyncClient) -> None:
     for path, body, words in (
         (TEXT, {"messages": [{"role": "tool", "content": "x"}]}, "it may be system, user, assistant"),
-        (TOGETHER, {"parts": [{"type": "video", "data": "x"}]}, "it may be text, image, audio"),
+        (TOGETHER, {"parts": [{"type": "smell", "data": "x"}]}, "it may be text, image, audio, video"),
         (TOGETHER, {"parts": [said("x")], "mode": "magic"}, "it may be direct, combine"),
         ("/inference/image", {"image": PIXEL, "tasks": "paint"}, "it may be classify, detect, describe, embed"),
     ):
@@ -212,6 +213,28 @@ async def test_what_a_model_does_not_take_is_told_to_it(http: httpx.AsyncClient,
     assert [(one["part"], one["text"]) for one in context] == [(0, lines[0]), (2, lines[2]), (3, lines[3])]
     assert [helper["model"] for helper in context[0]["models"]] == ["sorter", "finder", "seer"]
     assert context[1]["models"] == [{"task": "transcribe", "model": "scribe", "version": "1"}]
+
+
+async def test_a_video_is_watched_by_others(http: httpx.AsyncClient, world: World) -> None:
+    film = {"type": "video", "data": base64.b64encode(video(counted(20))).decode()}
+    answer = await http.post(TOGETHER, json={"model": "chatty", "mode": "combine", "parts": [film, said("what?")]})
+    assert answer.status_code == 200, answer.text
+    (asked,) = world.chatty.requests
+    assert isinstance(asked, Chat)
+    told, question = asked.messages[0].text.split("\n")
+    scene = "Scene 1, 0.0 to 1.0 s: cat, 1 cat at once, 1 dog at once."
+    assert told.startswith(f"[Video 1. 2.0 seconds. {scene} Scene 2, "), told
+    assert told.endswith("Objects followed: cat 1 from 0.0 to 0.0 s; cat 2 from 1.0 to 1.0 s.]"), told
+    assert question == "what?"
+    assert {helper["task"] for helper in answer.json()["context"][0]["models"]} >= {"classify", "detect"}
+    refused = await http.post(TOGETHER, json={"model": "seer", "parts": [film]})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (400, "parts[0]")
+    assert refused.json()["error"]["message"].endswith("told to this one as text")
+    broken = {"type": "video", "data": base64.b64encode(b"no film").decode()}
+    answer = await http.post(TOGETHER, json={"model": "chatty", "mode": "combine", "parts": [said("x"), broken]})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "parts[1]"), answer.text
+    many = await http.post(TOGETHER, json={"model": "chatty", "mode": "combine", "parts": [film] * 5})
+    assert (many.status_code, many.json()["error"]["field"]) == (400, "parts")
 
 
 async def test_a_model_that_sees_is_only_told_of_sounds(http: httpx.AsyncClient, world: World) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # numpy comes with these; `--help` must not wait for it
     from inference_engine.domain.native import NativeStatus
     from inference_engine.domain.ports import ModelRepository, RuntimeInfo
     from inference_engine.domain.results import Embeddings, Ranking, Usage
+    from inference_engine.domain.video_analysis import VideoAnalysis
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -103,6 +104,8 @@ class Engine(Protocol):
     def transcribe(self, target: str, audio: Any, **options: Any) -> Answer: ...
 
     def analyze_images(self, images: Any, **options: Any) -> ImageAnalysis: ...
+
+    def analyze_video(self, video: Any, **options: Any) -> VideoAnalysis: ...
 
 
 class NativeLibrary(Protocol):
@@ -259,6 +262,31 @@ class Seen(msgspec.Struct, frozen=True):
     models: dict[str, SeenBy]
 
 
+class SeenScene(msgspec.Struct, frozen=True):
+    start_s: float
+    end_s: float
+
+
+class SeenTrack(msgspec.Struct, frozen=True):
+    """An object that was followed, and from when to when."""
+
+    id: int
+    label: str
+    first_s: float
+    last_s: float
+
+
+class SeenVideo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was found in a video; None is what was not asked."""
+
+    sampled: int
+    models: dict[str, SeenBy]
+    labels: list[SeenLabel] | None = None
+    scenes: list[SeenScene] | None = None
+    tracks: list[SeenTrack] | None = None
+    description: str | None = None
+
+
 class Client(Protocol):
     """Models in this process or on a server. All methods block and raise `EngineError`."""
 
@@ -304,3 +332,6 @@ class Client(Protocol):
 
     def analyze_images(self, images: Sequence[bytes], tasks: Sequence[str], **options: Any) -> Seen:
         """`options` are `model`, `top_k`, `threshold`, `prompt` and `max_tokens`, where they were given."""
+
+    def analyze_video(self, video: bytes, tasks: Sequence[str], *, every_s: float, **options: Any) -> SeenVideo:
+        """A picture is looked at every `every_s` seconds; `options` are as for images."""

@@ -18,6 +18,7 @@ from inference_engine.adapters.cli.client import (
     Output,
     Scores,
     Seen,
+    SeenVideo,
     Segment,
     Step,
     Transcript,
@@ -268,6 +269,13 @@ class HttpClient:
         fields = {"tasks": ",".join(tasks), **{name: str(value) for name, value in options.items()}}
         files = [("file", ("image", image)) for image in images]
         return self._read(self.send(self._http.build_request("POST", path, data=fields, files=files)), path, Seen)
+
+    def analyze_video(self, video: bytes, tasks: Sequence[str], *, every_s: float, **options: Any) -> SeenVideo:
+        path = "/inference/video"
+        fields = {"tasks": ",".join(tasks), "sample": json.dumps({"every_s": every_s})}
+        fields |= {name: str(value) for name, value in options.items()}
+        request = self._http.build_request("POST", path, data=fields, files={"file": ("video", video)})
+        return self._read(self.send(request), path, SeenVideo)
 
     def send(self, request: httpx.Request, *, stream: bool = False) -> httpx.Response:
         """Send a request; a status that tells of a failure becomes an `EngineError`."""

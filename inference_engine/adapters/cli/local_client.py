@@ -20,6 +20,9 @@ from inference_engine.adapters.cli.client import (
     SeenImage,
     SeenLabel,
     SeenObject,
+    SeenScene,
+    SeenTrack,
+    SeenVideo,
     Segment,
     Step,
     TextStream,
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from inference_engine.domain.analysis import Findings
     from inference_engine.domain.model import Manifest
     from inference_engine.domain.ports import ModelRepository
+    from inference_engine.domain.video_analysis import Track
 
 
 class LocalClient:
@@ -111,6 +115,24 @@ class LocalClient:
             report.task: SeenBy(report.served.ref.name, report.served.ref.version) for report in found.reports
         }
         return Seen([_seen(findings) for findings in found.images], models)
+
+    def analyze_video(self, video: bytes, tasks: Sequence[str], *, every_s: float, **options: Any) -> SeenVideo:
+        found = self._engine.analyze_video(video, tasks=tasks, sampling={"every_s": every_s}, **options)
+        models: dict[str, SeenBy] = {
+            report.task: SeenBy(report.served.ref.name, report.served.ref.version) for report in found.reports
+        }
+        return SeenVideo(
+            len(found.frames),
+            models,
+            None if found.labels is None else [SeenLabel(one.name, one.score) for one in found.labels],
+            None if found.scenes is None else [SeenScene(one.start_s, one.end_s) for one in found.scenes],
+            None if found.tracks is None else [_track(one) for one in found.tracks],
+            found.description,
+        )
+
+
+def _track(found: Track) -> SeenTrack:
+    return SeenTrack(found.id, found.label, found.sightings[0].time_s, found.sightings[-1].time_s)
 
 
 def _seen(found: Findings) -> SeenImage:

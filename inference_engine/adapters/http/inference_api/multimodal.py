@@ -1,4 +1,4 @@
-"""POST /inference/multimodal: texts, images and sounds together, one text out, whole or as a stream."""
+"""POST /inference/multimodal: texts, images, sounds and videos together, one text out, whole or as a stream."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from inference_engine.adapters.http.inference_api.bodies import check_files, is_
 from inference_engine.adapters.http.inference_api.streams import stream
 from inference_engine.adapters.http.inference_api.texts import refuse_stream, sampling_of, text_answer
 from inference_engine.adapters.http.media import inline
-from inference_engine.domain.multimodal import Context, Mode, Multimodal
-from inference_engine.domain.requests import AudioPart, Call, ImagePart, Part, TextPart
+from inference_engine.domain.multimodal import AnyPart, Context, Mode, Multimodal, VideoPart
+from inference_engine.domain.requests import AudioPart, Call, ImagePart, TextPart
 from inference_engine.services.analysis.answering import whole
 from inference_engine.services.analysis.multimodal import Combined, MultimodalAnswerer
 
 _DECODER = msgspec.json.Decoder(wire.MultimodalRequest)
 _PARAMETERS = msgspec.json.Decoder(wire.Parameters)
 _ENCODER = msgspec.json.Encoder()
-WORDS = {"mode": get_args(Mode), "type": ("text", "image", "audio")}
-_FILES: dict[str, type[ImagePart] | type[AudioPart]] = {"image": ImagePart, "audio": AudioPart}
+WORDS = {"mode": get_args(Mode), "type": ("text", "image", "audio", "video")}
+_FILES: dict[str, type[ImagePart] | type[AudioPart] | type[VideoPart]] = {
+    "image": ImagePart,
+    "audio": AudioPart,
+    "video": VideoPart,
+}
 
 
 class MultimodalTexts:
@@ -73,15 +77,17 @@ def of_json(body: wire.MultimodalRequest) -> Multimodal:
     return Multimodal(tuple(parts), body.model, body.mode, body.system, sampling_of(body.parameters))
 
 
-def _part(given: wire.PartIn, place: str) -> Part:
+def _part(given: wire.PartIn, place: str) -> AnyPart:
     if isinstance(given, wire.TextIn):
         return TextPart(given.text)
-    kind = ImagePart if isinstance(given, wire.ImageIn) else AudioPart
-    return kind(inline(given.data, place))
+    data = inline(given.data, place)
+    if isinstance(given, wire.VideoIn):
+        return VideoPart(data)
+    return ImagePart(data) if isinstance(given, wire.ImageIn) else AudioPart(data)
 
 
 def of_form(form: Form) -> tuple[bool, Multimodal]:
-    """Whether it is to be streamed, and the request: images, sounds, then the text.
+    """Whether it is to be streamed, and the request: images, sounds, videos, then the text.
 
     Raises `InvalidRequest`, `UnknownField`.
     """
@@ -89,7 +95,7 @@ def of_form(form: Form) -> tuple[bool, Multimodal]:
     values = single_fields(form)
     parameters = decode(_PARAMETERS, values.pop("parameters", "{}").encode())
     fields = convert(values, wire.MultimodalForm, "", strict=False)
-    parts: list[Part] = [kind(file.data) for name, kind in _FILES.items() for file in form.files.get(name, ())]
+    parts: list[AnyPart] = [kind(file.data) for name, kind in _FILES.items() for file in form.files.get(name, ())]
     if fields.text:
         parts.append(TextPart(fields.text))
     return fields.stream, Multimodal(tuple(parts), fields.model, fields.mode, fields.system, sampling_of(parameters))

@@ -64,11 +64,17 @@ class AudioIn(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag=
     data: str
 
 
-PartIn = TextIn | ImageIn | AudioIn
+class VideoIn(msgspec.Struct, forbid_unknown_fields=True, tag_field="type", tag="video"):
+    """`data` is base64, or a `data:` URL. It is told as text: send `mode: combine`."""
+
+    data: str
+
+
+PartIn = TextIn | ImageIn | AudioIn | VideoIn
 
 
 class MultimodalRequest(Generated, kw_only=True):
-    """Texts, images and sounds in the order they are told in; `system` stands before them."""
+    """Texts, images, sounds and videos in the order they are told in; `system` stands before them."""
 
     parts: list[PartIn]
     mode: Mode = "direct"
@@ -76,11 +82,12 @@ class MultimodalRequest(Generated, kw_only=True):
 
 
 class MultimodalForm(Generated, kw_only=True):
-    """The same as a form: the images and sounds first, then the `text`. `parameters` is JSON."""
+    """The same as a form: the images, sounds and videos first, then the `text`. `parameters` is JSON."""
 
     text: str = ""
     image: list[Annotated[str, Meta(extra_json_schema={"format": "binary"})]] = []
     audio: list[Annotated[str, Meta(extra_json_schema={"format": "binary"})]] = []
+    video: list[Annotated[str, Meta(extra_json_schema={"format": "binary"})]] = []
     mode: Mode = "direct"
     system: str = ""
 
