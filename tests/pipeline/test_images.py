@@ -316,3 +316,29 @@ def test_a_model_s_own_tensor_cannot_look_like_a_note() -> None:
     model = Signature((TensorSpec("@x", "float32", (-1, 3)),), ())
     with pytest.raises(InvalidManifest, match="names with @ in front are for notes"):
         pipeline({"use": "scale"}).preview(model)
+
+
+@pytest.mark.parametrize(
+    "sizing",
+    [
+        {"use": "image.resize", "width": 20, "height": 10},
+        {"use": "image.resize", "width": 31, "height": 17},
+        {"use": "image.resize", "shorter": 9},
+        {"use": "image.letterbox", "width": 24, "height": 24},
+    ],
+    ids=str,
+)
+def test_decoding_and_sizing_together_gives_the_same(sizing: dict[str, Any]) -> None:
+    crop = [{"use": "image.crop", "width": 8, "height": 8}] if "shorter" in sizing else []
+    apart = pipeline({"use": "image.decode"}, sizing, *crop)
+    joined = apart.joined()
+    assert len(joined.preprocess) == len(apart.preprocess) - 1
+    pixels = np.random.default_rng(0).integers(0, 256, (17, 31, 4), np.uint8)
+    modes = [_grey16(), *(Image.fromarray(pixels).convert(mode) for mode in ("RGB", "RGBA", "L", "P", "1"))]
+    files = batch(*map(encoded, modes))
+    one, other = apart.before(files), joined.before(files)
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name])
+    with pytest.raises(InvalidTensor, match="row 1"):
+        joined.before(batch(encoded(modes[0]), b"broken"))

@@ -6,18 +6,21 @@ a pixel of an image came from is kept in a note (see `placement`), for boxes on 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
 
 from inference_engine.domain.errors import InvalidManifest, InvalidTensor
 from inference_engine.domain.model import TensorSpec
-from inference_engine.domain.pipeline import FLOATS, IMAGE, NOTE, Side, Specs, choose, require_dtype
+from inference_engine.domain.pipeline import FLOATS, IMAGE, NOTE, Side, Specs, Step, choose, require_dtype
 from inference_engine.domain.tensors import Array, Tensors
 from inference_engine.infra.images import MAX_BYTES, MAX_PIXELS
 from inference_engine.infra.pipeline import pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Length = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 Level = Annotated[int, msgspec.Meta(ge=0, le=255)]
@@ -59,21 +62,30 @@ class Decode(msgspec.Struct, frozen=True):
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
-        found: list[Array] = []
+        found = [np.asarray(picture) for picture in self.pictures(tensors, name)]
+        notes = np.array([(1, 1, 0, 0, image.shape[1], image.shape[0]) for image in found], np.float64)
+        return {**tensors, name: _ragged(found), placement(name): notes}
+
+    def joined(self, following: object) -> Step | None:
+        """Pillow can change the size of what it has decoded before that becomes an array."""
+        if isinstance(following, Resize | Letterbox) and following.input == self.input:
+            return DecodeAndResize(self, following)
+        return None
+
+    def pictures(self, tensors: Tensors, name: str) -> Iterator[Image]:
+        """The image of each row. Raises `InvalidTensor`."""
         left = self.max_batch_pixels
         for row, data in enumerate(tensors[name].tolist()):
-            image = self._decoded(data, name, row)
-            left -= image.shape[0] * image.shape[1]
+            picture = self._decoded(data, name, row)
+            left -= picture.width * picture.height
             if left < 0:
                 raise InvalidTensor(
                     f"input {name!r} holds more than {self.max_batch_pixels} pixels in all: send fewer images at once",
                     param=name,
                 )
-            found.append(image)
-        notes = np.array([(1, 1, 0, 0, image.shape[1], image.shape[0]) for image in found], np.float64)
-        return {**tensors, name: _ragged(found), placement(name): notes}
+            yield picture
 
-    def _decoded(self, data: object, name: str, row: int) -> Array:
+    def _decoded(self, data: object, name: str, row: int) -> Image:
         if not isinstance(data, bytes):
             raise InvalidTensor(f"input {name!r} row {row} is text, send an image's bytes as they are", param=name)
         if len(data) > self.max_bytes:
@@ -112,10 +124,16 @@ class Resize(msgspec.Struct, frozen=True):
 
     def apply(self, tensors: Tensors) -> Tensors:
         name = choose(tensors, self.input)
-        return _each(tensors, name, self._one, ragged=self.shorter is not None)
+        return _each(tensors, name, self.sized, ragged=self.ragged)
 
-    def _one(self, image: Array) -> tuple[Array, Placing]:
-        high, wide = image.shape[:2]
+    @property
+    def ragged(self) -> bool:
+        """Whether images have different sizes afterwards."""
+        return self.shorter is not None
+
+    def sized(self, image: Array | Image) -> tuple[Array, Placing]:
+        """Raises `ValueError` for an image that cannot have that size."""
+        wide, high = pixels.size_of(image)
         if self.width is not None and self.height is not None:
             width, height = self.width, self.height
         else:
@@ -154,22 +172,49 @@ class Letterbox(msgspec.Struct, frozen=True):
     fill: Level = 114
     filter: Filter = "bilinear"
     input: str | None = None
+    ragged: ClassVar[bool] = False
 
     def preview(self, specs: Specs) -> Specs:
         pixels.require_pillow()
         return _of_any_size(specs, choose(specs, self.input), self.width, self.height)
 
     def apply(self, tensors: Tensors) -> Tensors:
-        return _each(tensors, choose(tensors, self.input), self._one)
+        return _each(tensors, choose(tensors, self.input), self.sized)
 
-    def _one(self, image: Array) -> tuple[Array, Placing]:
-        high, wide = image.shape[:2]
+    def sized(self, image: Array | Image) -> tuple[Array, Placing]:
+        wide, high = pixels.size_of(image)
         scale = min(self.width / wide, self.height / high)
         width = min(self.width, max(1, round(wide * scale)))
         height = min(self.height, max(1, round(high * scale)))
         small = pixels.resized(image, width, height, self.filter)
         placed, (_, _, left, top) = _centred(small, self.width, self.height, self.fill)
         return placed, (width / wide, height / high, left, top)
+
+
+class DecodeAndResize:
+    """`Decode` and the step after it at once, which spares each image of full size two copies."""
+
+    side: ClassVar[Side] = "preprocess"
+
+    def __init__(self, decode: Decode, sizing: Resize | Letterbox) -> None:
+        self._decode = decode
+        self._sizing = sizing
+
+    def preview(self, specs: Specs) -> Specs:
+        return self._decode.preview(self._sizing.preview(specs))
+
+    def apply(self, tensors: Tensors) -> Tensors:
+        name = choose(tensors, self._decode.input)
+        found: list[Array] = []
+        notes = np.empty((len(tensors[name]), 6), np.float64)
+        for row, picture in enumerate(self._decode.pictures(tensors, name)):
+            try:
+                changed, placing = self._sizing.sized(picture)
+            except ValueError as error:
+                raise InvalidTensor(f"input {name!r} row {row} holds {error}", param=name) from None
+            notes[row] = (*placing, picture.width, picture.height)
+            found.append(changed)
+        return {**tensors, name: _ragged(found) if self._sizing.ragged else np.stack(found), placement(name): notes}
 
 
 class Normalize(msgspec.Struct, frozen=True):

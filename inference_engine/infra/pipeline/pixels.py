@@ -32,8 +32,8 @@ def require_pillow() -> None:
         ) from None
 
 
-def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Array:
-    """The first picture of an image file, upright as its EXIF data say, as uint8 [height, width, 3] in RGB.
+def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Image:
+    """The first picture of an image file in RGB, upright as its EXIF data say.
 
     What is transparent shows `ground`. 16-bit grey is scaled to 8 bits, other colour spaces are converted.
 
@@ -62,14 +62,20 @@ def decode(data: bytes, max_pixels: int, ground: tuple[int, int, int]) -> Array:
         raise ValueError(f"an image that cannot be read: {error or type(error).__name__}") from None
 
 
-def resized(pixels: Array, width: int, height: int, method: str) -> Array:
-    """`pixels` in another size, as Pillow does it: over the whole area of the pixels that become one."""
+def size_of(picture: Array | Image) -> tuple[int, int]:
+    """Width and height."""
+    return (picture.shape[1], picture.shape[0]) if isinstance(picture, np.ndarray) else picture.size
+
+
+def resized(picture: Array | Image, width: int, height: int, method: str) -> Array:
+    """Pixels in another size, as Pillow does it: over the whole area of the pixels that become one."""
     from PIL import Image
 
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    found = Image.fromarray(pixels).resize((width, height), Image.Resampling[method.upper()])
-    return np.asarray(found)
+    if size_of(picture) == (width, height):
+        return np.asarray(picture)
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
+    return np.asarray(picture.resize((width, height), Image.Resampling[method.upper()]))
 
 
 @cache
@@ -89,14 +95,14 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise _TooLarge(f"an image of {width} x {height} pixels, it must have 1 to {max_pixels}: make it smaller")
 
 
-def _rgb(image: Image, ground: tuple[int, int, int]) -> Array:
+def _rgb(image: Image, ground: tuple[int, int, int]) -> Image:
+    import PIL.Image
+
     if image.mode.startswith(("I", "F")):
         grey: Any = np.asarray(image)
         eight = np.clip(np.rint(grey / _16_TO_8), 0, 255).astype(np.uint8)
-        return np.repeat(eight[..., None], 3, axis=2)
+        return PIL.Image.fromarray(eight).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or image.has_transparency_data:
-        import PIL.Image
-
         below = PIL.Image.new("RGBA", image.size, (*ground, 255))
         image = PIL.Image.alpha_composite(below, image.convert("RGBA"))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -58,6 +58,7 @@ class PipelineRuntime:
             self._inner.close()
             raise
         self._takes = InputCheck(model)
+        self._pipeline = self._pipeline.joined()
         return msgspec.structs.replace(loaded, signature=client)
 
     def run(self, batch: Tensors) -> Tensors:
