@@ -147,6 +147,9 @@ def test_noise_is_refused(channel: grpc.Channel) -> None:
         with pytest.raises(grpc.RpcError) as refused:
             channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"\xff" * 9, timeout=20)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.RpcError) as refused:
+        list(channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(iter([b"\xff" * 9]), timeout=20))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert serves(channel)
 
 

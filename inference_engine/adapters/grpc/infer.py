@@ -79,12 +79,16 @@ class Infer:
         except Exception as error:
             return await abort(context, error, "ModelInfer")
 
-    async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncGenerator[Any]:
-        """ModelStreamInfer: requests are answered in their order. A bad one gets its error; the stream goes on."""
+    async def stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncGenerator[Any]:
+        """ModelStreamInfer: requests are answered in their order. A bad one gets its error; the stream goes on.
+
+        What is no request at all ends it.
+        """
         try:
             caller = self._admission.admit(context)
             async with aclosing(self._requests(requests)) as taken:
-                async for request in taken:
+                async for encoded in taken:
+                    request = read(InferRequest, encoded)
                     async with aclosing(self._told(request, caller, context)) as answers:
                         async for answer in answers:
                             yield answer
@@ -101,8 +105,8 @@ class Infer:
             encoded: bytes = (await anext(answers)).SerializeToString()
             return encoded
 
-    async def _requests(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any]:
-        """The requests of a stream, until its client ends it.
+    async def _requests(self, requests: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """The encoded requests of a stream, until its client ends it.
 
         Raises:
             ShuttingDown: the server ends first.

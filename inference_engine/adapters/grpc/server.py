@@ -147,7 +147,7 @@ class GrpcServer:
             if method.name == "ModelStreamInfer":
                 stream = log.stream(path, self._infer.stream) if log else self._infer.stream
                 handlers[method.name] = grpc.stream_stream_rpc_method_handler(
-                    stream, taken.FromString, given.SerializeToString
+                    stream, response_serializer=given.SerializeToString
                 )
                 continue
             unary: Unary = partial(self._answer, method.name, taken)
