@@ -102,7 +102,8 @@ class TensorflowRuntime(RuntimeDefaults):
         """Set model and function; return TensorFlow's own specs of inputs and outputs, by name."""
         if path.is_dir():
             self._model, self._function = open_saved_model(path, options.signature, manifest)
-            return self._function.structured_input_signature[1], self._function.structured_outputs
+            given, made = self._function.structured_input_signature[1], self._function.structured_outputs
+            return dict(sorted(given.items())), dict(sorted(made.items()))  # a SavedModel keeps no order
         if path.suffix.lower() != ".keras":
             raise ModelLoadFailed(
                 f"{path} is neither the folder of a SavedModel nor a .keras file: convert it with model.save",
