@@ -17,7 +17,7 @@ from inference_engine.adapters.cli.bench.report import Outcome, sentence, table
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 _WIDTH, _HEIGHT = 400, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 52, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 22, 52, 46
 _HEAD, _FOOT = 50, 30
 
 
