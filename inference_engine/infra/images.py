@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-
 from inference_engine.domain.errors import InvalidRequest
-from inference_engine.domain.images import MAX_BYTES, MAX_PIXELS, READABLE, header_size
+from inference_engine.domain.images import MAX_BYTES, MAX_PIXELS, READABLE, checked_head, header_size
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "READABLE", "checked_image", "header_size"]
 
@@ -16,22 +14,7 @@ def checked_image(data: bytes, field: str) -> bytes:
     Raises:
         InvalidRequest: it is no image, damaged, or too large; the error names `field`.
     """
-    if len(data) > MAX_BYTES:
-        raise InvalidRequest(
-            f"{field} holds an image of {len(data)} bytes, at most {MAX_BYTES} are taken: make it smaller", param=field
-        )
-    try:
-        width, height = header_size(data)
-    except (struct.error, IndexError):
-        raise InvalidRequest(f"{field} holds an image that is cut off: send it again", param=field) from None
-    except ValueError:
-        raise InvalidRequest(
-            f"{field} holds no image that can be read: send {READABLE}, encoded in base64", param=field
-        ) from None
-    if width < 1 or height < 1 or width * height > MAX_PIXELS:
-        raise InvalidRequest(
-            f"{field} holds an image of {width} x {height} pixels, it must have 1 to {MAX_PIXELS}", param=field
-        )
+    checked_head(data, field)
     return _png_of_webp(data, field) if data[:4] == b"RIFF" else data
 
 

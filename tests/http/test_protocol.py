@@ -152,6 +152,13 @@ def test_however_it_is_sent(line: Line, sent: bytes) -> None:
     assert (status, values(body)) == (200, [1, 2, 3, 4])
 
 
+def test_in_a_thousand_chunks(line: Line) -> None:
+    body = BODY + b" " * 4000
+    head = request(b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+    line.send(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n")
+    assert values(line.answer()[2]) == [1, 2, 3, 4]
+
+
 def test_expecting_to_be_asked_for_the_body(line: Line) -> None:
     whole = request(BODY, "Expect: 100-continue")
     line.send(whole[: -len(BODY)])

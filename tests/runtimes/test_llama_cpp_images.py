@@ -146,15 +146,15 @@ def test_a_prompt_with_pictures_that_is_too_long_is_refused(seeing: LlamaCppRunt
 
 
 BAD = {
-    "text": (b"this is no picture at all", "no image"),
-    "empty": (b"", "no image"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
+    "text": (b"this is no picture at all", "not an image"),
+    "empty": (b"", "is empty"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
     "head-only": (RED[:20], "cut off"),
     "bomb": (bomb(), "30000 x 30000"),
     "zero": (struct.pack("<2sIHHIIii", b"BM", 54, 0, 0, 54, 40, 0, 8) + bytes(40), "0 x 8"),
     "gif-cut": (b"GIF89a\x01", "cut off"),
     "jpeg-cut": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "cut off"),
-    "jpeg-noise": (b"\xff\xd8\xff" + bytes(range(200)), "no image|cut off"),
+    "jpeg-noise": (b"\xff\xd8\xff" + bytes(range(200)), "not an image|cut off"),
     "large": (RED + bytes(33 << 20), "bytes"),
     "damaged": (RED[:60] + b"\0" * 20 + RED[80:], "llama.cpp refuses"),
 }

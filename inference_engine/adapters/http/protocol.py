@@ -50,7 +50,7 @@ class ShortWayProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._prompt = self.app if isinstance(self.app, PromptApp) else None
         self._path: str | None = None
-        self._body = b""
+        self._pieces: list[bytes] = []
         self._begun: _Begun | None = None
         self._extensions: dict[str, Any] = {WHOLE_ANSWER: self._answer}
         self._idle_since: float | None = None
@@ -114,7 +114,7 @@ class ShortWayProtocol(HttpToolsProtocol):
             path = self._prompt.prompt_path(self.parser.get_method(), self.url)
             if path is not None and not self.expect_100_continue and not self.parser.should_upgrade():
                 self._path = path
-                self._body = b""
+                self._pieces = []
                 return
         super().on_headers_complete()
 
@@ -122,7 +122,7 @@ class ShortWayProtocol(HttpToolsProtocol):
         if self._path is None:
             super().on_body(body)
         else:
-            self._body = self._body + body if self._body else body
+            self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         path, self._path = self._path, None
@@ -131,15 +131,15 @@ class ShortWayProtocol(HttpToolsProtocol):
             return
         keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
         begun = self._begun = _Begun(self, self.scope, self.url, path, keep_alive)
-        begun.go(self._prompt.begin(begun.scope, begun.receive, begun.send, path, self._body))
+        begun.go(self._prompt.begin(begun.scope, begun.receive, begun.send, path, b"".join(self._pieces)))
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._path is not None:  # it did not come in one piece
             self._path = None
             super().on_headers_complete()
-            if self._body:
-                super().on_body(self._body)
+            if self._pieces:
+                super().on_body(b"".join(self._pieces))
 
     def make_cycle(self, begun: _Begun) -> RequestResponseCycle:
         """What uvicorn makes for a request, for one that was begun without it."""
