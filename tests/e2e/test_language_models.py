@@ -107,7 +107,7 @@ def test_images_are_seen_and_bad_ones_refused(live: LiveServer, client: openai.O
     assert red.usage is not None
     assert red.usage.prompt_tokens > IMAGE_TOKENS
     pid = live.pid_of("eyes")
-    for bad, message in ((b"no image", "no image"), (bomb(), "30000 x 30000"), (png((1, 2, 3))[:40], "cut off")):
+    for bad, message in ((b"no image", "not an image"), (bomb(), "30000 x 30000"), (png((1, 2, 3))[:40], "cut off")):
         with pytest.raises(openai.BadRequestError, match=message):
             client.chat.completions.create(model="eyes", messages=seen(bad))  # type: ignore[arg-type]
     with pytest.raises(openai.BadRequestError, match="does not take"):
